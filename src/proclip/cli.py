@@ -1,0 +1,118 @@
+"""The command line: a few verbs, thin over `proclip.runs`. A user's mistake is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import ProclipError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every verb and option; a test holds this list."""
+    parser = argparse.ArgumentParser(prog="proclip", description="An LLM's understanding of text for any CLIP.")
+    parser.add_argument("--version", action="version", version=f"proclip {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    mini = verbs.add_parser("mini", help="build the mini world: real images, captions, 14 languages, every task")
+    mini.add_argument("--out", type=Path, default=Path("runs/mini"), help="folder to build (default: %(default)s)")
+
+    embed = verbs.add_parser("embed", help="embed a recipe's captions once: LLM and CLIP teacher, into the stores")
+    _add_recipe(embed)
+
+    train = verbs.add_parser("train", help="train a recipe; an interrupted run goes on where it was")
+    _add_recipe(train)
+    train.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
+
+    evaluate = verbs.add_parser("eval", help="every task's figure for a model")
+    evaluate.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
+    evaluate.add_argument("--data", type=Path, default=Path("runs/mini"), help="the mini world (default: %(default)s)")
+    evaluate.add_argument("--store", type=Path, default=Path("runs/embeddings"), help="cache of text embeddings")
+    evaluate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
+    evaluate.add_argument("--clip", default="mini-clip", help="CLIP that CKA compares with (default: %(default)s)")
+    evaluate.add_argument("--out", type=Path, help="JSON file to write")
+
+    quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
+    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="of every run (default: %(default)s)")
+    quickstart.add_argument("--short", action="store_true", help="a fraction of the work: shows that it runs, no figures")
+
+    ablate = verbs.add_parser("ablate", help="the paper's component and lambda tables on the mini world, several seeds")
+    ablate.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
+    ablate.add_argument("--out", type=Path, default=Path("runs/ablate"), help="folder (default: %(default)s)")
+    ablate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
+
+    report = verbs.add_parser("report", help="write the page of a finished quickstart again")
+    report.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"), help="(default: %(default)s)")
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="TOML file, or the name of one that ships, such as mini/proclip")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                        help="change a field, as in tune.ema_decay=0.99 (repeatable)")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Call the verb's function; imports happen here, so that ``--help`` is quick."""
+    if arguments.verb == "mini":
+        from .runs.mini import build
+
+        build(arguments.out)
+    elif arguments.verb == "embed":
+        from .runs.embed import embed_recipes
+        from .runs.recipes import find_recipe
+
+        embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
+    elif arguments.verb == "train":
+        from .runs.recipes import find_recipe
+        from .runs.train import train_recipe
+
+        train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
+    elif arguments.verb == "eval":
+        from .runs.evaluate import evaluate_command
+
+        evaluate_command(
+            arguments.model, arguments.data, arguments.store, arguments.split, arguments.clip, arguments.out
+        )
+    elif arguments.verb == "quickstart":
+        from .runs.quickstart import quickstart
+
+        quickstart(arguments.out, seed=arguments.seed, short=arguments.short)
+    elif arguments.verb == "ablate":
+        from .runs.ablate import ablate
+
+        ablate(arguments.out, seeds=arguments.seeds, split=arguments.split)
+    elif arguments.verb == "report":
+        from .runs.quickstart import report_again
+
+        report_again(arguments.folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command ``proclip``.
+
+    Returns:
+        0; 2 for bad input; 130 when interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        run(arguments)
+    except ProclipError as error:
+        print(f"proclip: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("proclip: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The contract between data and training: what a batch holds, and what gives batches.
+
+Letters: b batch, h width of the LLM's embeddings, d width of the shared space, s image side, t tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillBatch:
+    """Stage 1: texts as the LLM and as CLIP's text tower embedded them."""
+
+    llm_embeds: Tensor
+    """[b, h] float32, as the embedder gave them."""
+    teacher_embeds: Tensor
+    """[b, d] float32, L2-normalised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneBatch:
+    """Stage 2: images and the LLM's embedding of one caption of each."""
+
+    pixel_values: Tensor
+    """[b, 3, s, s] float32, normalised as the image tower wants it."""
+    llm_embeds: Tensor
+    """[b, h] float32."""
+    image_ids: Tensor
+    """[b] int64; equal for equal images."""
+    text_ids: Tensor
+    """[b] int64; equal for equal captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatch:
+    """Contrastive pretraining: images and tokens of one caption of each."""
+
+    pixel_values: Tensor
+    """[b, 3, s, s] float32."""
+    input_ids: Tensor
+    """[b, t] int64, padded on the right."""
+    attention_mask: Tensor
+    """[b, t] int64, 1 at tokens."""
+    image_ids: Tensor
+    """[b] int64."""
+    text_ids: Tensor
+    """[b] int64."""
+
+
+class BatchSource(Protocol[BatchT_co]):
+    """Batches whose content depends on seed, epoch and position alone, so that any run can be resumed anywhere."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch (on this process)."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchT_co]:
+        """The batches of a pass, without the first `start`."""

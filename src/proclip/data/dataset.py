@@ -1,0 +1,111 @@
+"""A folder of images with ``metadata.jsonl`` (the Hugging Face image-folder layout): one row an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ProclipError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its captions."""
+
+    key: str
+    """Unique name within the dataset; the file name where the row gives none."""
+    path: Path
+    """The image."""
+    captions: Mapping[str, str]
+    """Every text column of the row."""
+    splits: frozenset[str]
+    """The splits it belongs to."""
+
+
+class ImageCaptions:
+    """Reads and checks a dataset folder.
+
+    ``metadata.jsonl`` has one JSON object a line: ``file_name`` (relative to the folder), optionally ``key`` and
+    ``splits`` (a list; or ``split``, one name; without either the row is in every split), and any number of text
+    columns, each of which is a caption column.
+
+    Args:
+        folder: of the dataset.
+
+    Raises:
+        ProclipError: no such folder or metadata, a row that is not JSON, lacks ``file_name``, or repeats a key.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        metadata = self.folder / "metadata.jsonl"
+        if not metadata.is_file():
+            raise ProclipError(f"no dataset at {self.folder}: {metadata} is missing")
+        self.samples: dict[str, Sample] = {}
+        with metadata.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                sample = self._parse(line, f"{metadata}, line {number}")
+                if sample.key in self.samples:
+                    raise ProclipError(f"{metadata}, line {number}: key {sample.key!r} is there twice")
+                self.samples[sample.key] = sample
+        if not self.samples:
+            raise ProclipError(f"{metadata} has no rows")
+
+    def _parse(self, line: str, where: str) -> Sample:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProclipError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise ProclipError(f"{where}: a row is an object with a 'file_name'")
+        splits = row.get("splits", [row["split"]] if "split" in row else [])
+        special = ("file_name", "key", "split", "splits")
+        captions = {k: v for k, v in row.items() if isinstance(v, str) and k not in special}
+        return Sample(str(row.get("key", row["file_name"])), self.folder / row["file_name"], captions, frozenset(splits))
+
+    def select(self, split: str) -> list[Sample]:
+        """The samples of a split, in file order.
+
+        Raises:
+            ProclipError: there are none; the message lists the splits that exist.
+        """
+        chosen = [s for s in self.samples.values() if not s.splits or split in s.splits]
+        if not chosen:
+            known = sorted(set().union(*(s.splits for s in self.samples.values())))
+            raise ProclipError(f"{self.folder}: no rows of split {split!r}; splits: {', '.join(known)}")
+        return chosen
+
+    def __getitem__(self, key: str) -> Sample:
+        """The sample of that key.
+
+        Raises:
+            ProclipError: no such key.
+        """
+        if key not in self.samples:
+            raise ProclipError(f"{self.folder}: no sample with key {key!r}")
+        return self.samples[key]
+
+
+def caption_of(sample: Sample, column: str) -> str:
+    """The sample's caption.
+
+    Raises:
+        ProclipError: no such column (the message lists those there are), or an empty caption.
+    """
+    if column not in sample.captions:
+        raise ProclipError(
+            f"sample {sample.key!r} has no caption column {column!r}; columns: {', '.join(sorted(sample.captions))}"
+        )
+    text = sample.captions[column]
+    if not text.strip():
+        raise ProclipError(f"sample {sample.key!r}: caption {column!r} is empty")
+    return text
+
+
+def check_captions(samples: Sequence[Sample], columns: Sequence[str]) -> None:
+    """Raise `ProclipError` for the first sample that lacks one of the columns."""
+    for sample in samples:
+        for column in columns:
+            caption_of(sample, column)

@@ -1,0 +1,43 @@
+"""Augmentation of training images. Pillow only."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from ..config import AugmentConfig
+from ..models.preprocess import ImagePreprocess
+
+
+def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """A random rotation, crop and change of brightness and contrast, then the tower's normalisation.
+
+    Every random number comes from `rng`, so the result depends on its seed alone. No mirroring: captions speak of
+    left and right. No change of hue: they speak of colours.
+
+    Args:
+        image: any mode; transparent and rotated-in parts become white.
+        preprocess: size and normalisation.
+        config: how strong.
+        rng: of this sample at this step.
+
+    Returns:
+        [3, size, size] float32.
+    """
+    image = image.convert("RGB")
+    angle, brightness, contrast = rng.uniform(-1, 1, size=3)
+    share, x, y = rng.uniform(config.min_scale, 1), rng.uniform(), rng.uniform()
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))) if config.min_scale < 1 else 1.0
+    if config.rotation > 0:
+        image = image.rotate(angle * config.rotation, Image.Resampling.BILINEAR, fillcolor=(255, 255, 255))
+    area = share * image.width * image.height
+    width = min(image.width, max(1, round(float(np.sqrt(area * ratio)))))
+    height = min(image.height, max(1, round(float(np.sqrt(area / ratio)))))
+    left, top = x * (image.width - width), y * (image.height - height)
+    box = (left, top, left + width, top + height)
+    image = image.resize((preprocess.size, preprocess.size), Image.Resampling(preprocess.resample), box=box)
+    if config.brightness > 0:
+        image = ImageEnhance.Brightness(image).enhance(1 + brightness * config.brightness)
+        image = ImageEnhance.Contrast(image).enhance(1 + contrast * config.brightness)
+    return preprocess.normalize(image)

@@ -1,0 +1,5 @@
+"""Errors that a user can mend. The command line prints them as one line, without a traceback."""
+
+
+class ProclipError(Exception):
+    """Bad input: the message names the file, key or field at fault and what would be right."""

@@ -1,0 +1,49 @@
+"""How a model is seen by the evaluation: as three functions, whatever it is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ProclipError
+
+Encode = Callable[[Sequence[str]], Tensor]
+"""Image keys or texts, n of them, to vectors, [n, d], in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """A model under evaluation. The functions may be called often and with the same inputs: the caller caches."""
+
+    encode_image: Encode
+    """Image keys to image_embeds, [n, d], L2-normalised."""
+    encode_text: Encode
+    """Texts to text_embeds, [n, d], L2-normalised."""
+    image_features: Encode
+    """Image keys to image features, [n, f], not normalised: what the linear probe and CKA see."""
+
+
+def encode_distinct(encode: Encode, inputs: Sequence[str]) -> Tensor:
+    """Encode each distinct input once and lay the vectors out as the inputs were, [n, d], float32 on the CPU.
+
+    Equal inputs so get exactly equal vectors, whatever batch they would have landed in.
+
+    Raises:
+        ProclipError: `encode` returned another number of vectors than it was given inputs, or a value that is not
+            finite; the message names the input.
+    """
+    distinct = list(dict.fromkeys(inputs))
+    vectors = encode(distinct).detach().to(device="cpu", dtype=torch.float32)
+    if vectors.ndim != 2 or len(vectors) != len(distinct):
+        raise ProclipError(
+            f"the encoder returned a tensor of shape {list(vectors.shape)} for {len(distinct)} inputs; "
+            f"it must be [{len(distinct)}, d]"
+        )
+    finite = torch.isfinite(vectors).all(dim=1)
+    if not bool(finite.all()):
+        raise ProclipError(f"the encoder returned a value that is not finite for {distinct[int(finite.int().argmin())]!r}")
+    rows = {text: row for row, text in enumerate(distinct)}
+    return vectors[torch.tensor([rows[text] for text in inputs], dtype=torch.long)]

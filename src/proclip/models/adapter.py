@@ -1,0 +1,79 @@
+"""The adapter: a small residual MLP from the LLM's embedding space to CLIP's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import AdapterConfig
+from ..errors import ProclipError
+
+
+class ResidualBlock(nn.Module):
+    """``x + W2 GELU(W1 LN(x))``, W1: h -> r h, W2: r h -> h, both with bias."""
+
+    def __init__(self, dim: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, expansion * dim)
+        self.dropout = nn.Dropout(dropout)
+        self.contract = nn.Linear(expansion * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, h] -> [b, h]."""
+        hidden = F.gelu(self.expand(self.norm(x)))
+        return x + self.contract(self.dropout(hidden))
+
+
+class Adapter(nn.Module):
+    """Input norm, N residual blocks, LayerNorm, one Linear (LLM2CLIP's and ProCLIP's adapter; paper preset N=4, r=2).
+
+    The input norm is either the paper's L2 normalisation or, for the raw states of a causal LM, a standardisation of
+    each dimension by the training captions' mean and deviation: those states share one dominant direction, beside
+    which the differences between captions vanish under L2 (docs/lab_log.md has the figures). The statistics are
+    buffers and travel with the weights.
+
+    Args:
+        llm_dim: h, width of the LLM's embeddings.
+        embed_dim: d, width of CLIP's shared space.
+        config: N, r, dropout and input norm.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(self, llm_dim: int, embed_dim: int, config: AdapterConfig) -> None:
+        super().__init__()
+        self.llm_dim, self.embed_dim, self.config = llm_dim, embed_dim, config
+        self.register_buffer("input_mean", torch.zeros(llm_dim))
+        self.register_buffer("input_std", torch.ones(llm_dim))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(llm_dim, config.expansion, config.dropout) for _ in range(config.num_blocks))
+        )
+        self.norm = nn.LayerNorm(llm_dim)
+        self.project = nn.Linear(llm_dim, embed_dim)
+
+    @torch.no_grad()
+    def fit_input_norm(self, llm_embeds: Tensor) -> None:
+        """Set mean and deviation from training captions, [n, h]; does nothing unless ``input_norm`` is standardize."""
+        if self.config.input_norm == "standardize":
+            self.input_mean.copy_(llm_embeds.mean(0))
+            self.input_std.copy_(llm_embeds.std(0).clamp_min(1e-6))
+
+    def forward(self, llm_embeds: Tensor) -> Tensor:
+        """LLM embeddings, [b, h], to text features, [b, d], not normalised.
+
+        Raises:
+            ProclipError: the width is not the one the adapter was made for.
+        """
+        if llm_embeds.shape[-1] != self.llm_dim:
+            raise ProclipError(
+                f"the adapter takes LLM embeddings of width {self.llm_dim}, these have width {llm_embeds.shape[-1]}"
+            )
+        if self.config.input_norm == "l2":
+            x = F.normalize(llm_embeds, dim=-1)
+        else:
+            x = (llm_embeds - self.input_mean) / self.input_std
+        features: Tensor = self.project(self.norm(self.blocks(x)))
+        return features

@@ -1,0 +1,107 @@
+"""Images to pixel values as the checkpoint wants them. Pillow only: torchvision is never needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import ProclipError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocess:
+    """What an image tower wants: resize the shorter side, crop the centre, scale to [0, 1], normalise."""
+
+    size: int
+    """Side of the square image, pixels."""
+    mean: tuple[float, float, float]
+    """Of each channel, in [0, 1]."""
+    std: tuple[float, float, float]
+    """Of each channel, in [0, 1]."""
+    resample: int = int(Image.Resampling.BICUBIC)
+    """Pillow's number of the resampling filter."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, source: str) -> ImagePreprocess:
+        """Read the fields of a transformers ``preprocessor_config.json``.
+
+        Raises:
+            ProclipError: a field is missing or of a form not known here; the message names `source`.
+        """
+        crop = config.get("crop_size") or config.get("size")
+        try:
+            size = crop if isinstance(crop, int) else crop.get("height") or crop["shortest_edge"]
+            mean, std = config["image_mean"], config["image_std"]
+        except (KeyError, AttributeError) as error:
+            raise ProclipError(f"{source}: no usable crop_size/size, image_mean or image_std ({error})") from None
+        resample = int(config.get("resample", Image.Resampling.BICUBIC))
+        return cls(size=int(size), mean=tuple(mean), std=tuple(std), resample=resample)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ImagePreprocess:
+        """Read ``preprocessor_config.json`` of a checkpoint folder."""
+        path = Path(folder) / "preprocessor_config.json"
+        if not path.is_file():
+            raise ProclipError(f"{path} is missing: it says how images are resized and normalised")
+        return cls.from_config(json.loads(path.read_text()), source=str(path))
+
+    def to_config(self) -> dict[str, Any]:
+        """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor reads."""
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": self.size},
+            "resample": self.resample,
+            "do_center_crop": True,
+            "crop_size": {"height": self.size, "width": self.size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "do_convert_rgb": True,
+        }
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An image to [3, size, size] float32."""
+        image = image.convert("RGB")
+        scale = self.size / min(image.size)
+        width, height = (max(self.size, int(side * scale)) for side in image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), self.resample)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        return self.normalize(image.crop((left, top, left + self.size, top + self.size)))
+
+    def normalize(self, image: Image.Image) -> Tensor:
+        """An RGB image to a float32 tensor, channels first, less mean, over deviation."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        return pixels.sub_(mean).div_(std)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Open and decode an image as RGB; transparent parts become white.
+
+    Raises:
+        ProclipError: the file is missing or is not a readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+                return Image.alpha_composite(white, rgba).convert("RGB")
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise ProclipError(f"image {path} is missing") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ProclipError(f"image {path} cannot be read: {error}") from None

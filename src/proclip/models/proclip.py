@@ -1,0 +1,267 @@
+"""The model: CLIP's image tower, a frozen LLM-based embedder and the adapter between them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
+from ..errors import ProclipError
+from .adapter import Adapter
+from .clip import ClipImageTower, checkpoint_folder
+from .embedder import TextEmbedder, load_embedder
+from .preprocess import ImagePreprocess, read_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_LOGIT_SCALE = math.log(100)
+FORMAT_VERSION = 1
+
+
+class ProCLIP(nn.Module):
+    """Image tower, adapter and temperature; the LLM is loaded when a text is first encoded.
+
+    Args:
+        image_tower: [b, 3, s, s] -> image features [b, d].
+        adapter: LLM embeddings [b, h] -> text features [b, d].
+        logit_scale: log of the inverse temperature, in [0, ln 100].
+        preprocess: of the image tower.
+        embedder: the LLM-based embedder, or how to load it.
+        embedder_identity: what the embedder with which the adapter was trained said of itself; another one is refused.
+    """
+
+    def __init__(
+        self,
+        image_tower: ClipImageTower,
+        adapter: Adapter,
+        logit_scale: float,
+        preprocess: ImagePreprocess,
+        embedder: EmbedderConfig | TextEmbedder,
+        embedder_identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if image_tower.embed_dim != adapter.embed_dim:
+            raise ProclipError(
+                f"the adapter gives vectors of width {adapter.embed_dim}, the image tower of {image_tower.embed_dim}"
+            )
+        self.image_tower, self.adapter, self.preprocess = image_tower, adapter, preprocess
+        self.logit_scale = nn.Parameter(torch.tensor(min(logit_scale, MAX_LOGIT_SCALE)))
+        self._embedder = None if isinstance(embedder, EmbedderConfig) else embedder
+        self.embedder_config = embedder if isinstance(embedder, EmbedderConfig) else None
+        self.embedder_identity = dict(embedder_identity) if embedder_identity is not None else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.logit_scale.device
+
+    @property
+    def embedder(self) -> TextEmbedder:
+        """The LLM-based embedder, loaded at the first call.
+
+        Raises:
+            ProclipError: it is not the one with which the adapter was trained; the message names what differs.
+        """
+        if self._embedder is None:
+            assert self.embedder_config is not None
+            embedder = load_embedder(self.embedder_config, device=str(self.device))
+            trained, present = self.embedder_identity or embedder.identity, embedder.identity
+            differ = [k for k in sorted({*trained, *present}) if trained.get(k) != present.get(k)]
+            if differ:
+                fields = "; ".join(f"{k}: trained with {trained.get(k)!r}, here {present.get(k)!r}" for k in differ)
+                raise ProclipError(f"the embedder is not the one the adapter was trained with: {fields}")
+            self._embedder = embedder
+        return self._embedder
+
+    @torch.inference_mode()
+    def encode_image(self, images: Sequence[Image | str | Path], batch_size: int = 64) -> Tensor:
+        """Pictures to image embeds.
+
+        Args:
+            images: Pillow images or paths.
+            batch_size: pictures a step.
+
+        Returns:
+            [n, d] float32 on the CPU, L2-normalised.
+
+        Raises:
+            ProclipError: a path is missing or is not an image.
+        """
+        self.eval()
+        chunks = []
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack([self.preprocess(_open(image)) for image in images[start : start + batch_size]])
+            chunks.append(F.normalize(self.image_tower(pixels.to(self.device)).float(), dim=-1).cpu())
+        return torch.cat(chunks) if chunks else torch.empty(0, self.adapter.embed_dim)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
+        """Texts of any length the LLM reads, in any of its languages, to text embeds.
+
+        Returns:
+            [n, d] float32 on the CPU, L2-normalised; [d] for a single string.
+
+        Raises:
+            ProclipError: a text is empty.
+        """
+        if isinstance(texts, str):
+            return self.encode_text([texts])[0]
+        return self.project_text(self.embedder.encode(texts).embeds)
+
+    @torch.inference_mode()
+    def project_text(self, llm_embeds: Tensor) -> Tensor:
+        """Embeddings that the LLM gave earlier, [n, h], to text embeds, [n, d] float32 on the CPU, L2-normalised."""
+        self.eval()
+        return F.normalize(self.adapter(llm_embeds.to(self.device)).float(), dim=-1).cpu()
+
+    @staticmethod
+    def similarity(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """Cosine of every image with every text, [n, m], in [-1, 1]; inputs L2-normalised."""
+        return image_embeds @ text_embeds.T
+
+    def zero_shot_classifier(self, classnames: Sequence[str], templates: Sequence[str] = ("a photo of {}",)) -> Tensor:
+        """One column a class: the mean of its prompts' text embeds, L2-normalised again.
+
+        Args:
+            classnames: c names.
+            templates: prompt templates with ``{}`` for the name.
+
+        Returns:
+            [d, c]; ``image_embeds @ classifier`` is the score of each class.
+        """
+        prompts = [template.format(name) for name in classnames for template in templates]
+        embeds = self.encode_text(prompts).view(len(classnames), len(templates), -1)
+        return F.normalize(embeds.mean(1), dim=-1).T
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
+        """Write ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and the model card.
+
+        Args:
+            folder: made if needed.
+            card: text of the model card's figures, Markdown.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n")
+        (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocess.to_config(), indent=2) + "\n")
+        (folder / "README.md").write_text(_model_card(self, card))
+
+    def _config(self) -> dict[str, Any]:
+        if self.embedder_config is None:
+            raise ProclipError("a model made around an embedder object has no embedder config to save")
+        return {
+            "model_type": "proclip",
+            "format_version": FORMAT_VERSION,
+            "embed_dim": self.adapter.embed_dim,
+            "llm_dim": self.adapter.llm_dim,
+            "adapter": to_dict(self.adapter.config),
+            "embedder": to_dict(self.embedder_config),
+            "embedder_identity": self.embedder_identity,
+            "image_tower": {"family": "clip", "config": self.image_tower.vision_config.to_diff_dict()},
+        }
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None, device: str = "cpu") -> ProCLIP:
+        """Load a model that `save_pretrained` wrote.
+
+        Args:
+            name: folder or hub id.
+            revision: of the hub's repository.
+            device: where to put the weights.
+
+        Raises:
+            ProclipError: not a model of ours, a version this code does not know, or weights that do not fit.
+        """
+        from safetensors.torch import load_file
+
+        folder = checkpoint_folder(str(name), revision)
+        path = folder / "config.json"
+        config = json.loads(path.read_text()) if path.is_file() else {}
+        if config.get("model_type") != "proclip":
+            raise ProclipError(f"{folder} is not a proclip model: config.json with model_type 'proclip' is missing")
+        if config["format_version"] != FORMAT_VERSION:
+            raise ProclipError(f"{path}: format_version {config['format_version']}, this code reads {FORMAT_VERSION}")
+        embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
+        model = cls(
+            ClipImageTower.from_vision_config(config["image_tower"]["config"], embed_dim),
+            Adapter(llm_dim, embed_dim, from_dict(AdapterConfig, config["adapter"], where="adapter")),
+            0.0,
+            ImagePreprocess.from_folder(folder),
+            from_dict(EmbedderConfig, config["embedder"], where="embedder"),
+            config["embedder_identity"],
+        )
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise ProclipError(f"{weights} is missing")
+        load_weights(model, load_file(weights), str(weights))
+        return model.to(device).eval()
+
+    def push_to_hub(self, repo_id: str, card: str = "", private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub.
+
+        Returns:
+            the address of the commit.
+        """
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict, strictly.
+
+    Raises:
+        ProclipError: names or shapes differ; the message names the first few and `source`.
+    """
+    own = module.state_dict()
+    wrong = [f"{n} is missing" for n in own if n not in tensors]
+    wrong += [f"{n} is not known" for n in tensors if n not in own]
+    wrong += [
+        f"{n} has shape {tuple(t.shape)}, wanted {tuple(own[n].shape)}"
+        for n, t in tensors.items()
+        if n in own and own[n].shape != t.shape
+    ]
+    if wrong:
+        raise ProclipError(f"{source} does not fit the model: {'; '.join(wrong[:5])}")
+    module.load_state_dict(dict(tensors))
+
+
+def _open(image: Image | str | Path) -> Image:
+    from PIL import Image as PillowImage
+
+    if isinstance(image, PillowImage.Image):
+        return image
+    return read_image(image)
+
+
+def _model_card(model: ProCLIP, figures: str) -> str:
+    config = model._config()
+    facts: Iterable[tuple[str, object]] = (
+        ("shared space", f"{config['embed_dim']} dimensions"),
+        ("image tower", f"{sum(p.numel() for p in model.image_tower.parameters()):,} parameters"),
+        ("adapter", f"{sum(p.numel() for p in model.adapter.parameters()):,} parameters, {config['adapter']}"),
+        ("embedder", f"{config['embedder']}"),
+    )
+    lines = ["---", "library_name: proclip", "pipeline_tag: zero-shot-image-classification", "---", "", "# ProCLIP model", ""]
+    lines += [f"- {name}: {value}" for name, value in facts]
+    lines += ["", "```python", "import proclip", "", 'model = proclip.ProCLIP.from_pretrained("PATH")']
+    lines += ['scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text(["a caption"]))', "```", ""]
+    return "\n".join(lines) + (f"\n{figures.strip()}\n" if figures else "")

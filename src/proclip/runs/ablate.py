@@ -1,0 +1,122 @@
+"""``proclip ablate``: the paper's component table (Table 5) and lambda table (Table 7) on the mini world."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import Recipe, config_hash
+from .embed import embed_recipes
+from .evaluate import World
+from .mini import build
+from .quickstart import evaluated
+from .recipes import environment, find_recipe, write_text
+from .train import train_recipe
+
+COMPONENTS = {
+    "LLM2CLIP: contrastive only, adapter from scratch": ("llm2clip", ()),
+    "stage 1, L_ins": ("stage1", ("distill.loss.structure_weight=0",)),
+    "stage 1, L_ins + L_struct": ("stage1", ()),
+    "+ stage 2, L_info": ("stage1_contrastive", ()),
+    "+ stage 2, L_info + L_reg": ("proclip", ()),
+}
+"""Rows of Table 5: recipe and settings."""
+LAMBDA_FACTORS = (0.0, 0.5, 1.0, 1.5, 2.5)
+"""Rows of Table 7, over the recipe's lambda: the paper's 0, 2e-4, 4e-4, 6e-4, 1e-3 over 4e-4."""
+COLUMNS = {
+    "zero-shot": ("zero_shot/openmoji", "zero_shot/twemoji"),
+    "I2T R@1": ("retrieval_short/i2t_r@1", "retrieval_long/i2t_r@1"),
+    "T2I R@1": ("retrieval_short/t2i_r@1", "retrieval_long/t2i_r@1"),
+    "long T2I R@1": ("retrieval_long/t2i_r@1",),
+    "multilingual": ("multilingual/mean",),
+    "pairs": ("pairs/mean",),
+    "hard negatives": ("hard_negatives/mean",),
+    "linear probe": ("linear_probe/openmoji",),
+    "CKA": ("cka",),
+}
+"""Columns of both tables: the mean of these figures."""
+
+
+def variants(seed: int) -> dict[str, Recipe]:
+    """Every run of one seed, by name; a lambda of 0 and the recipe's own are rows of Table 5."""
+    runs = {row: find_recipe(f"mini/{name}", [f"seed={seed}", *settings]) for row, (name, settings) in COMPONENTS.items()}
+    tune = find_recipe("mini/proclip").tune
+    assert tune is not None
+    for factor in LAMBDA_FACTORS:
+        if factor not in (0.0, 1.0):
+            weight = factor * tune.distillation_weight
+            settings = [f"seed={seed}", f"tune.distillation_weight={weight!r}"]
+            runs[f"lambda x {factor:g}"] = find_recipe("mini/proclip", settings)
+    return runs
+
+
+def cell(per_seed: Sequence[Mapping[str, float]], keys: Sequence[str]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds, in points, of the mean of some figures."""
+    values = [100 * statistics.fmean(figures[key] for key in keys) for figures in per_seed]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[str, str]) -> list[str]:
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+    for label, run in rows.items():
+        cells = [cell(figures[run], keys) for keys in COLUMNS.values()]
+        single = len(figures[run]) == 1
+        text = [f"{mean:.1f}" if single else f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells]
+        lines.append(f"| {label} | " + " | ".join(text) + " |")
+    return lines
+
+
+def tables(figures: Mapping[str, Sequence[Mapping[str, float]]], weight: float) -> str:
+    """Both tables as Markdown: points, mean and standard deviation over seeds."""
+    runs = {0.0: "+ stage 2, L_info", 1.0: "+ stage 2, L_info + L_reg"}
+    of_lambda = {f"{factor * weight:.1e}": runs.get(factor, f"lambda x {factor:g}") for factor in LAMBDA_FACTORS}
+    components = {"CLIP itself": "CLIP itself", **{row: row for row in COMPONENTS}}
+    return "\n".join(
+        ["### Components (the paper's Table 5)", "", *_rows(figures, components), "",
+         "### lambda (the paper's Table 7)", "", *_rows(figures, of_lambda), ""]
+    )  # fmt: skip
+
+
+def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
+    """Train and evaluate every row with every seed; runs that are there are not done again.
+
+    Args:
+        out: folder; gets ``ablation.json``, ``ablation.md`` and a run folder a row and seed.
+        seeds: how many.
+        split: concepts that are measured on.
+
+    Returns:
+        what is in ``ablation.json``.
+    """
+    console = Console(stderr=True)
+    plan = {seed: variants(seed) for seed in range(seeds)}
+    first = next(iter(plan[0].values()))
+    folder = Path(first.data.dataset)
+    benchmark = build(folder)["benchmark"]
+    embed_recipes(list(plan[0].values()))
+    world = World(folder, Path(first.data.store), split, first.clip, first.embedder)
+    key = {"benchmark": benchmark, "split": split}
+    out.mkdir(parents=True, exist_ok=True)
+    original = evaluated(world, first.clip, out / f"clip-{split}.json", {"model": first.clip, **key})
+    figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [original]}
+    for seed, runs in plan.items():
+        for number, (row, recipe) in enumerate(runs.items()):
+            run = out / f"seed{seed}" / f"{number:02d}-{recipe.name}"
+            console.print(f"[bold]seed {seed}: {row}[/bold]", highlight=False)
+            train_recipe(recipe, run)
+            of_run = evaluated(world, run, run / f"figures-{split}.json", {"model": config_hash(recipe), **key})
+            figures.setdefault(row, []).append(of_run)
+    tune = find_recipe("mini/proclip").tune
+    assert tune is not None
+    hashes = {row: config_hash(recipe) for row, recipe in plan[0].items()}
+    result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
+    write_text(out / "ablation.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    text = tables(figures, tune.distillation_weight)
+    write_text(out / "ablation.md", text)
+    console.print(text, highlight=False, markup=False)
+    return result

@@ -1,0 +1,63 @@
+"""``proclip embed``: every caption that recipes read, through the LLM and through CLIP's text tower, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import Recipe
+from ..data.dataset import ImageCaptions, caption_of
+from ..data.store import StoreWriter, caption_key
+from ..embed import embed_captions
+from ..errors import ProclipError
+from ..models.clip import load_clip
+from ..models.embedder import load_embedder
+
+
+def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
+    """What the LLM and what the teacher must read, each as caption key -> text.
+
+    Raises:
+        ProclipError: a split or a caption column does not exist, or a caption is empty.
+    """
+    llm: dict[str, str] = {}
+    teacher: dict[str, str] = {}
+    for stage in (recipe.distill, recipe.tune):
+        for sample in data.select(stage.split) if stage else ():
+            llm.update({caption_key(sample.key, c): caption_of(sample, c) for c in stage.captions})
+    if recipe.distill:
+        columns = {recipe.distill.teacher_captions.get(c, c) for c in recipe.distill.captions}
+        for sample in data.select(recipe.distill.split):
+            teacher.update({caption_key(sample.key, c): caption_of(sample, c) for c in sorted(columns)})
+    return llm, teacher
+
+
+def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
+    """Write the stores ``llm/`` and ``teacher/`` that recipes share; captions that are there already cost nothing.
+
+    Args:
+        recipes: with the same data, embedder and CLIP.
+        device: of the models.
+
+    Raises:
+        ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
+            prompt or length.
+    """
+    first = recipes[0]
+    llm: dict[str, str] = {}
+    teacher: dict[str, str] = {}
+    data = ImageCaptions(first.data.dataset)
+    for recipe in recipes:
+        if recipe.pretrain:
+            raise ProclipError(f"recipe {recipe.name!r} pretrains a CLIP: it reads captions themselves, not embeddings")
+        if (recipe.data, recipe.embedder, recipe.clip) != (first.data, first.embedder, first.clip):
+            raise ProclipError(f"recipes {first.name!r} and {recipe.name!r} differ in data, embedder or clip")
+        of_llm, of_teacher = needed_captions(recipe, data)
+        llm.update(of_llm)
+        teacher.update(of_teacher)
+    store = Path(first.data.store)
+    embedder = load_embedder(first.embedder, device=device)
+    embed_captions(llm.items(), embedder, StoreWriter(store / "llm", embedder.identity, embedder.dim, "fp16"))
+    if teacher:
+        clip = load_clip(first.clip)
+        embed_captions(teacher.items(), clip, StoreWriter(store / "teacher", clip.identity, clip.dim, "fp32"))

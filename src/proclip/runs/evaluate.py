@@ -1,0 +1,158 @@
+"""``proclip eval``: a model through every task of a mini world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import EmbedderConfig, Recipe, config_hash, load_recipe
+from ..data.dataset import ImageCaptions
+from ..embed import TextCache
+from ..errors import ProclipError
+from ..evaluate.encoders import Encoders
+from ..evaluate.suite import chance_levels, run_suite
+from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
+from ..models.embedder import load_embedder
+from ..models.preprocess import ImagePreprocess, read_image
+from ..models.proclip import ProCLIP
+from .recipes import environment, write_text
+
+BATCH = 128
+
+
+class ImageFeatures:
+    """An image tower over a dataset's keys; each picture is encoded once."""
+
+    def __init__(self, data: ImageCaptions, tower: ClipImageTower, preprocess: ImagePreprocess) -> None:
+        self.data, self.tower, self.preprocess = data, tower.eval(), preprocess
+        self._known: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def __call__(self, keys: Sequence[str]) -> Tensor:
+        """Image features, [n, d], not normalised."""
+        device = next(self.tower.parameters()).device
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        for start in range(0, len(new), BATCH):
+            chunk = new[start : start + BATCH]
+            pixels = torch.stack([self.preprocess(read_image(self.data[key].path)) for key in chunk])
+            features = self.tower(pixels.to(device)).float().cpu()
+            self._known.update(zip(chunk, features, strict=True))
+        return torch.stack([self._known[key] for key in keys])
+
+    def embeds(self, keys: Sequence[str]) -> Tensor:
+        """Image embeds, [n, d], L2-normalised."""
+        return F.normalize(self(keys), dim=-1)
+
+
+def text_cache(config: EmbedderConfig, store: Path) -> TextCache:
+    """The cache of a frozen embedder's vectors for free text; the LLM is loaded only when a text is new."""
+    return TextCache(store / "texts", lambda: load_embedder(config))
+
+
+def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
+    """The original CLIP under evaluation."""
+    return Encoders(
+        encode_image=images.embeds, encode_text=lambda texts: clip.encode(texts).embeds, image_features=images
+    )
+
+
+def proclip_encoders(model: ProCLIP, images: ImageFeatures, texts: TextCache) -> Encoders:
+    """A model of ours under evaluation, its LLM embeddings from the cache."""
+    return Encoders(
+        encode_image=images.embeds, encode_text=lambda t: model.project_text(texts.encode(t)), image_features=images
+    )
+
+
+class World:
+    """A mini world's pictures, tasks and reference CLIP, opened once for any number of models.
+
+    Args:
+        folder: that ``proclip mini`` built.
+        store: folder of the text cache.
+        split: ``test`` or ``dev`` concepts.
+        clip: the original CLIP, to whose image tower CKA compares.
+        embedder: of the text cache.
+    """
+
+    def __init__(
+        self, folder: Path, store: Path, split: str = "test", clip: str = "mini-clip",
+        embedder: EmbedderConfig | None = None,
+    ) -> None:  # fmt: skip
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            raise ProclipError(f"{folder} is not a mini world: {manifest} is missing; proclip mini builds one")
+        self.benchmark: dict[str, str] = json.loads(manifest.read_text())["benchmark"]
+        self.folder, self.store, self.split = folder, store, split
+        self.tasks = folder / "tasks" / split
+        self.data = ImageCaptions(folder)
+        self.clip_name, self.clip = clip, load_clip(clip)
+        self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
+        self.texts = text_cache(embedder or EmbedderConfig(), store)
+
+    def encoders(self, model: str | Path) -> Encoders:
+        """Load a model: a run folder, a proclip or CLIP model's folder or hub id, or ``mini-clip``."""
+        if str(model) == self.clip_name:
+            return clip_encoders(self.clip, self.reference)
+        inner = Path(model) / "model"
+        folder = inner if (inner / "config.json").is_file() else checkpoint_folder(str(model))
+        path = folder / "config.json"
+        kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+        if kind == "clip":
+            clip = load_clip(str(folder))
+            return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
+        loaded = ProCLIP.from_pretrained(folder)
+        self.texts.check(loaded.embedder_identity)
+        images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
+        return proclip_encoders(loaded, images, self.texts)
+
+    def evaluate(self, model: str | Path, tasks: Sequence[str] | None = None) -> dict[str, float]:
+        """Every task's figure, 0 to 1, under the keys of `run_suite`."""
+        return run_suite(self.tasks, self.encoders(model), self.reference, tasks)
+
+    def chance(self) -> dict[str, float]:
+        """What guessing gets, under the same keys."""
+        return chance_levels(self.tasks)
+
+
+def evaluate_command(model: str, data: Path, store: Path, split: str, clip: str, out: Path | None) -> dict[str, Any]:
+    """Evaluate a model, print its figures beside chance, and write them.
+
+    Raises:
+        ProclipError: no such model or data, or a model whose embedder is not the one the cache was written with.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    recipe = _recipe_of(model)
+    world = World(data, store, split, clip, recipe.embedder if recipe else None)
+    with Console(stderr=True).status(f"evaluating {model}"):
+        figures, chance = world.evaluate(model), world.chance()
+    table = Table("task", "figure", "chance", title=f"{model} on {world.benchmark['name']} ({split} concepts)")
+    for key in sorted(figures):
+        table.add_row(key, f"{figures[key]:.3f}", f"{chance[key]:.3f}" if key in chance else "")
+    Console().print(table)
+    result = {
+        "benchmark": world.benchmark,
+        "protocol": f"proclip mini world, {split} concepts",
+        "model": model,
+        "config_hash": config_hash(recipe) if recipe else None,
+        "seed": recipe.seed if recipe else None,
+        "figures": figures,
+        "chance": chance,
+        "environment": environment(),
+    }
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _recipe_of(model: str) -> Recipe | None:
+    path = Path(model) / "recipe.toml"
+    return load_recipe(path) if path.is_file() else None

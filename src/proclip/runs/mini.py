@@ -1,0 +1,26 @@
+"""``proclip mini``: build the mini world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def build(out: Path) -> dict[str, Any]:
+    """Build the mini world, or find it built, and say what it holds.
+
+    Returns:
+        its manifest.
+    """
+    from rich.console import Console
+
+    from ..mini.build import build_mini_world
+
+    console = Console(stderr=True)
+    with console.status("building the mini world"):
+        manifest = build_mini_world(out)
+    benchmark = manifest["benchmark"]
+    console.print(
+        f"{out}: {benchmark['name']} version {benchmark['version']}, checksum {benchmark['checksum'][:12]}", highlight=False
+    )
+    return manifest

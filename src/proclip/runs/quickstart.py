@@ -1,0 +1,157 @@
+"""``proclip quickstart``: the mini world, every method, one table, one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import Recipe, config_hash
+from ..errors import ProclipError
+from ..evaluate.tasks import texts_of
+from ..report.page import write_report
+from ..report.table import print_table
+from .embed import embed_recipes
+from .evaluate import World
+from .gallery import curves, gallery
+from .mini import build
+from .recipes import environment, find_recipe, write_text
+from .train import train_recipe
+
+CLIP = "clip"
+METHODS = ("llm2clip", "lit", "stage1", "stage1_contrastive", "proclip", "proclip_multilingual")
+SHORT_METHODS = ("llm2clip", "proclip")
+SHORT_TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "multilingual_de", "pairs")
+
+
+class Steps:
+    """Times the steps; a step that was done before keeps its time and is not done again.
+
+    Args:
+        folder: of the quickstart; ``seconds.json`` is kept there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "seconds.json"
+        self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.console = Console(stderr=True)
+
+    @contextmanager
+    def step(self, name: str, reused: bool = False) -> Iterator[None]:
+        """Print, time and record a step."""
+        if reused and name in self.seconds:
+            self.console.print(f"[dim]{name}: found ({self.seconds[name]:.0f} s when it was made)[/dim]", highlight=False)
+            yield
+            return
+        self.console.print(f"[bold]{name}[/bold]", highlight=False)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        write_text(self.path, json.dumps(self.seconds, indent=2) + "\n")
+
+
+def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
+    """A method's recipe for the mini world; the short form trains one pass."""
+    recipe = find_recipe(f"mini/{method}", [f"seed={seed}"])
+    if not short:
+        return recipe
+    stages = {s: dataclasses.replace(getattr(recipe, s), epochs=1) for s in ("distill", "tune") if getattr(recipe, s)}
+    return dataclasses.replace(recipe, **stages)
+
+
+def evaluated(world: World, model: str | Path, path: Path, key: Mapping[str, Any], **options: Any) -> dict[str, float]:
+    """A model's figures, from `path` if they were measured there under the same key, else measured and written."""
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found["key"] == key:
+            figures: dict[str, float] = found["figures"]
+            return figures
+    figures = world.evaluate(model, **options)
+    write_text(path, json.dumps({"key": key, "figures": figures, "environment": environment()}, indent=2) + "\n")
+    return figures
+
+
+def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
+    """Everything from emoji to the table. What exists already is reused.
+
+    Args:
+        out: folder; gets ``results.json``, ``report.html`` and a run folder a method.
+        seed: of every run.
+        short: two methods, one pass, a few tasks: shows that it runs; its figures mean nothing.
+
+    Returns:
+        what is in ``results.json``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    steps = Steps(out)
+    recipes = {method: mini_recipe(method, seed, short) for method in (SHORT_METHODS if short else METHODS)}
+    first = next(iter(recipes.values()))
+    folder, store = Path(first.data.dataset), Path(first.data.store)
+    with steps.step("mini world", reused=(folder / "manifest.json").is_file()):
+        benchmark = build(folder)["benchmark"]
+    world = World(folder, store, "test", first.clip, first.embedder)
+    tasks = SHORT_TASKS if short else None
+    with steps.step("embed", reused=(store / "texts").is_dir()):
+        embed_recipes(list(recipes.values()))
+        world.texts.encode(texts_of(world.tasks, tasks))
+    for method, recipe in recipes.items():
+        with steps.step(f"train {method}", reused=(out / method / "model" / "config.json").is_file()):
+            train_recipe(recipe, out / method)
+    methods: dict[str, dict[str, float]] = {}
+    for method in (CLIP, *recipes):
+        path = out / f"{method}.json"
+        model = first.clip if method == CLIP else out / method
+        key = {"model": first.clip if method == CLIP else config_hash(recipes[method]), "benchmark": benchmark, "tasks": tasks}
+        with steps.step(f"evaluate {method}", reused=path.is_file()):
+            methods[method] = evaluated(world, model, path, json.loads(json.dumps(key)), tasks=tasks)
+    hashes = {method: config_hash(recipe) for method, recipe in recipes.items()}
+    results = {
+        "benchmark": benchmark,
+        "protocol": "short form: no figures" if short else "mini world, test concepts",
+        "seed": seed,
+        "config_hash": hashes,
+        "seconds": steps.seconds,
+        "methods": methods,
+        "chance": {key: level for key, level in world.chance().items() if key in methods[CLIP]},
+        "environment": environment(),
+    }
+    with steps.step("report"):
+        write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_page(out, results, world)
+    print_table(results)
+    steps.console.print(f"{out / 'results.json'}\n{out / 'report.html'}", highlight=False)
+    return results
+
+
+def write_page(out: Path, results: dict[str, Any], world: World) -> None:
+    """Write ``report.html`` from the results, the runs' curves and a fresh retrieval gallery."""
+    trained = [method for method in results["methods"] if method != CLIP]
+    shown = {method: out / method for method in ("llm2clip", "proclip") if method in trained}
+    write_report(
+        results,
+        curves={method: curves(out / method) for method in trained},
+        gallery=gallery(world, {CLIP: world.clip_name, **shown}),
+        out=out / "report.html",
+    )
+
+
+def report_again(folder: Path) -> None:
+    """``proclip report``: the page of a finished quickstart, from its files.
+
+    Raises:
+        ProclipError: there is no ``results.json``.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ProclipError(f"{path} is missing: proclip quickstart --out {folder} writes it")
+    results = json.loads(path.read_text())
+    recipe = mini_recipe("proclip", results["seed"])
+    world = World(Path(recipe.data.dataset), Path(recipe.data.store), "test", recipe.clip, recipe.embedder)
+    write_page(folder, results, world)
+    print_table(results)

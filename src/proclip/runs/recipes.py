@@ -1,0 +1,91 @@
+"""Finding a recipe, and the run folder that it is trained in."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+
+from .. import __version__
+from ..config import Recipe, config_hash, dump, load_recipe
+from ..errors import ProclipError
+
+RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "safetensors", "numpy", "pillow")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes inside the package, by name, such as ``mini/proclip``."""
+    root = Path(str(files("proclip") / "recipes"))
+    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
+
+
+def find_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by path, or by the name of one that ships.
+
+    Raises:
+        ProclipError: there is no such file or name, or the recipe is not valid.
+    """
+    shipped = shipped_recipes()
+    if not Path(name).exists() and str(name).removesuffix(".toml") not in shipped:
+        raise ProclipError(f"no recipe {str(name)!r}: neither a file nor one of {', '.join(shipped)}")
+    return load_recipe(name if Path(name).exists() else shipped[str(name).removesuffix(".toml")], settings)
+
+
+def open_run(recipe: Recipe, folder: Path) -> None:
+    """Make the run folder, or enter it again to go on.
+
+    Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command).
+
+    Raises:
+        ProclipError: the folder holds a run of another recipe; the message names the lines that differ.
+    """
+    path = folder / "recipe.toml"
+    if path.is_file():
+        if config_hash(load_recipe(path)) == config_hash(recipe):
+            return
+        before, now = path.read_text().splitlines(), dump(recipe).splitlines()
+        differ = "; ".join(line for line in now if line and line not in before) or "fewer fields"
+        raise ProclipError(f"{folder} holds a run of another recipe (now: {differ}); delete it or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, dump(recipe))
+    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def environment() -> dict[str, object]:
+    """Versions, commit, command and machine: what a run and a result file record."""
+    versions = {"proclip": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "command": " ".join(["proclip", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str | None:
+    where = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,116 @@
+"""AdamW with parameter groups, the learning rate's course, gradient clipping and loss scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..config import OptimConfig
+from ..distributed import all_reduce_mean, world_size
+from ..errors import ProclipError
+
+
+def build_optimizer(groups: Mapping[str, Sequence[tuple[str, nn.Parameter]]], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over named parameters; every group has its peak learning rate.
+
+    Matrices decay; vectors, scalars (biases, norms) and logit_scale do not.
+
+    Args:
+        groups: trainable parameters by group name, as a stage gives them.
+        config: of the optimiser.
+
+    Raises:
+        ProclipError: ``lr_by_group`` names a group that the stage does not train, or there is nothing to train.
+    """
+    for name in config.lr_by_group:
+        if name not in groups:
+            raise ProclipError(f"optim.lr_by_group: this stage has no group {name!r}; it trains {', '.join(groups)}")
+    param_groups = []
+    for name, parameters in groups.items():
+        peak_lr = config.lr_by_group.get(name, config.lr)
+        decayed = [(n, p) for n, p in parameters if p.ndim >= 2 and name != "logit_scale"]
+        others = [(n, p) for n, p in parameters if p.ndim < 2 or name == "logit_scale"]
+        for part, weight_decay in ((decayed, config.weight_decay), (others, 0.0)):
+            if part:
+                param_groups.append(
+                    {"params": part, "name": name, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": weight_decay}
+                )
+    if not param_groups:
+        raise ProclipError("this stage has no trainable parameter")
+    return torch.optim.AdamW(param_groups, betas=config.betas, eps=config.eps, fused=True)
+
+
+def named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """The optimiser's parameters by name."""
+    return {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+    }
+
+
+def lr_at(step: int, total: int, warmup: int) -> float:
+    """The learning rate of a step as a share of its peak: linear warm-up, then cosine decay to zero (Table 8).
+
+    Args:
+        step: steps done before this one, from 0.
+        total: steps of the stage.
+        warmup: steps of warm-up; step `warmup` is the first at the peak.
+
+    Returns:
+        in [0, 1]; 0 is reached at ``step == total``, that is after the last step.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, share: float) -> float:
+    """Set every group to `share` of its peak.
+
+    Returns:
+        the largest of the groups' learning rates, for the log.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share
+    return float(max(group["lr"] for group in optimizer.param_groups))
+
+
+def build_scaler(config: OptimConfig, device: torch.device) -> torch.amp.GradScaler:
+    """The loss scaler that float16 needs; it changes nothing under float32 and bfloat16.
+
+    Raises:
+        ProclipError: float16 on a device without it.
+    """
+    half = config.autocast == "float16"
+    if half and device.type != "cuda":
+        raise ProclipError(f"optim.autocast = 'float16' needs a CUDA device, this is {device.type}; use 'bfloat16'")
+    return torch.amp.GradScaler(device.type, enabled=half)
+
+
+def average_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Make every process's gradients the mean over the processes; nothing to do on one."""
+    if world_size() > 1:
+        gradients = _gradients(optimizer)
+        mean = all_reduce_mean(torch.cat([g.flatten() for g in gradients]))  # one message instead of hundreds
+        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
+    """Scale the gradients so that their global norm is at most `max_norm`; None leaves them as they are.
+
+    Returns:
+        the global norm before, a scalar.
+    """
+    norm = torch.nn.utils.get_total_norm(_gradients(optimizer))
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(named_parameters(optimizer).values(), max_norm, norm)
+    return norm
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for p in named_parameters(optimizer).values() if p.grad is not None]

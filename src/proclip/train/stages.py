@@ -1,0 +1,214 @@
+"""The stages of training: each class is one objective of the paper, and nothing of how it is optimised.
+
+Letters: b batch of this process, n global batch (all processes), h width of the LLM's embeddings, d shared width.
+All losses are over the global batch: embeddings are gathered with gradient, so that one process and several give
+the same loss and the same gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
+from ..data.batches import DistillBatch, PretrainBatch, TuneBatch
+from ..distributed import gather
+from ..losses import DistillationTerms, contrastive_loss, distillation_loss
+from ..models.ema import update_ema
+from ..models.proclip import MAX_LOGIT_SCALE
+
+Groups = dict[str, list[tuple[str, nn.Parameter]]]
+"""Trainable parameters with their names in the stage's state dict, by group: adapter, image_tower, ..."""
+
+
+class Stage(nn.Module, ABC):
+    """What `fit` needs to know of an objective. The state dict holds all that a resumed run needs, teachers too."""
+
+    @abstractmethod
+    def groups(self) -> Groups:
+        """The parameters to train, by group."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Scalars of one batch: ``loss`` is differentiated, the others are logged."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """What follows every step of the optimiser."""
+
+
+@final
+class TextDistillation(Stage):
+    """Stage 1, representation inheritance: the adapter learns the space of CLIP's text tower, from texts alone.
+
+    L_dis = L_ins + L_struct (Eq. 3 of the paper) between ``t* = adapter(t')``, the student, and ``e``, the CLIP text
+    tower's embedding of the same text, the teacher. Both were L2-normalised; t' and e were computed once, offline.
+
+    Args:
+        adapter: llm_embeds [b, h] -> text features [b, d].
+        config: of stage 1.
+    """
+
+    def __init__(self, adapter: nn.Module, config: DistillConfig) -> None:
+        super().__init__()
+        self.adapter, self.config = adapter, config
+
+    def groups(self) -> Groups:
+        """The adapter."""
+        return {"adapter": _trainable("adapter", self.adapter)}
+
+    def loss(self, batch: DistillBatch) -> dict[str, Tensor]:
+        """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
+        with _autocast(self.config.optim, batch.llm_embeds):
+            text_features = self.adapter(batch.llm_embeds)
+        student = gather(_normalize(text_features))  # [n, d]
+        teacher = gather(batch.teacher_embeds)
+        terms = _distillation(student, teacher, self.config.loss)
+        return {"loss": terms.loss, "instance": terms.instance, "structure": terms.structure}
+
+    def after_step(self) -> None:
+        """Nothing."""
+
+
+@final
+class ImageTextTuning(Stage):
+    """Stage 2, contrastive tuning with self-distillation: image tower and adapter learn each other's space.
+
+    L_tune = L_info + lambda L_reg (Eq. 6): L_info is the symmetric InfoNCE of images and captions (Eq. 4), L_reg
+    holds the image embeddings near those that an EMA teacher, a slow copy of the image tower, gives for the same
+    pixels (Eq. 5). With lambda 0, or the image tower locked (LiT), there is no teacher.
+
+    Args:
+        image_tower: pixel_values [b, 3, s, s] -> image features [b, d].
+        adapter: llm_embeds [b, h] -> text features [b, d].
+        logit_scale: log of the inverse temperature, kept in [0, ln 100].
+        config: of stage 2.
+    """
+
+    def __init__(
+        self, image_tower: nn.Module, adapter: nn.Module, logit_scale: nn.Parameter, config: TuneConfig
+    ) -> None:
+        super().__init__()
+        self.image_tower, self.adapter, self.logit_scale, self.config = image_tower, adapter, logit_scale, config
+        self.teacher: nn.Module | None = None
+        if config.distillation_weight > 0 and not config.lock_image:
+            self.teacher = copy.deepcopy(image_tower).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ImageTextTuning:
+        """Training mode of what is trained; the teacher and a locked image tower stay in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        if self.config.lock_image:
+            self.image_tower.eval()
+        return self
+
+    def groups(self) -> Groups:
+        """The adapter, the temperature and, unless it is locked, the image tower."""
+        groups: Groups = {"adapter": _trainable("adapter", self.adapter)}
+        if not self.config.lock_image:
+            groups["image_tower"] = _trainable("image_tower", self.image_tower)
+        return {**groups, "logit_scale": [("logit_scale", self.logit_scale)]}
+
+    def loss(self, batch: TuneBatch) -> dict[str, Tensor]:
+        """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
+        with _autocast(self.config.optim, batch.pixel_values):
+            with torch.set_grad_enabled(not self.config.lock_image):
+                image_features = self.image_tower(batch.pixel_values)
+            text_features = self.adapter(batch.llm_embeds)
+        image_embeds, text_embeds = gather(_normalize(image_features)), gather(_normalize(text_features))  # [n, d]
+        info = contrastive_loss(
+            image_embeds, text_embeds, self.logit_scale,
+            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
+        )  # fmt: skip
+        logged = {"contrastive": info, "logit_scale": self.logit_scale}
+        if self.teacher is None:
+            return {"loss": info, **logged}
+        reg = _distillation(image_embeds, self._teacher_embeds(batch.pixel_values), self.config.loss)
+        loss = info + self.config.distillation_weight * reg.loss
+        return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
+
+    @torch.no_grad()
+    def _teacher_embeds(self, pixel_values: Tensor) -> Tensor:
+        """v*, [n, d]: the EMA teacher on the very pixels that the student saw."""
+        assert self.teacher is not None
+        with _autocast(self.config.optim, pixel_values):
+            image_features = self.teacher(pixel_values)
+        return gather(_normalize(image_features))
+
+    def after_step(self) -> None:
+        """Clamp the temperature; ``teacher <- a teacher + (1 - a) student``."""
+        _clamp(self.logit_scale)
+        if self.teacher is not None:
+            update_ema(self.image_tower, self.teacher, self.config.ema_decay)
+
+
+@final
+class ContrastivePretraining(Stage):
+    """Contrastive pretraining of a whole CLIP: the symmetric InfoNCE of images and captions (Eq. 4) alone.
+
+    Args:
+        image_tower: pixel_values [b, 3, s, s] -> image features [b, d].
+        text_tower: input_ids, attention_mask [b, t] -> text features [b, d].
+        logit_scale: log of the inverse temperature, kept in [0, ln 100].
+        config: of pretraining.
+    """
+
+    def __init__(
+        self, image_tower: nn.Module, text_tower: nn.Module, logit_scale: nn.Parameter, config: PretrainConfig
+    ) -> None:
+        super().__init__()
+        self.image_tower, self.text_tower, self.logit_scale, self.config = image_tower, text_tower, logit_scale, config
+
+    def groups(self) -> Groups:
+        """Both towers and the temperature."""
+        towers = {"image_tower": self.image_tower, "text_tower": self.text_tower}
+        groups = {name: _trainable(name, tower) for name, tower in towers.items()}
+        return {**groups, "logit_scale": [("logit_scale", self.logit_scale)]}
+
+    def loss(self, batch: PretrainBatch) -> dict[str, Tensor]:
+        """InfoNCE, Eq. 4."""
+        with _autocast(self.config.optim, batch.pixel_values):
+            image_features = self.image_tower(batch.pixel_values)
+            text_features = self.text_tower(batch.input_ids, batch.attention_mask)
+        loss = contrastive_loss(
+            gather(_normalize(image_features)), gather(_normalize(text_features)), self.logit_scale,
+            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
+        )  # fmt: skip
+        return {"loss": loss, "logit_scale": self.logit_scale}
+
+    def after_step(self) -> None:
+        """Clamp the temperature."""
+        _clamp(self.logit_scale)
+
+
+def _trainable(group: str, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(f"{group}.{name}", p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def _normalize(features: Tensor) -> Tensor:
+    """Features of any precision to float32 embeds: losses are never in half precision."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig) -> DistillationTerms:
+    return distillation_loss(
+        student, teacher, instance_weight=config.instance_weight, structure_weight=config.structure_weight,
+        structure=config.structure, reduction=config.reduction, reference_batch=config.reference_batch,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _clamp(logit_scale: nn.Parameter) -> None:
+    logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+
+
+def _autocast(optim: OptimConfig, like: Tensor) -> torch.autocast:
+    """Autocast of the towers, on the device of `like`, as ``optim.autocast`` says."""
+    dtype = torch.float16 if optim.autocast == "float16" else torch.bfloat16
+    return torch.autocast(like.device.type, dtype=dtype, enabled=optim.autocast != "none")

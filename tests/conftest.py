@@ -1,0 +1,76 @@
+"""Small worlds shared by the tests: a dataset folder and a CLIP checkpoint, made from seeds in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from proclip.config import PretrainConfig
+from proclip.models.clip import new_clip, save_clip
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
+SHAPES = ("square", "bar", "column")
+
+
+def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:
+    pixels = np.full((24, 24, 3), 255, dtype=np.uint8)
+    rows, columns = {"square": (6, 6), "bar": (3, 11), "column": (11, 3)}[shape]
+    pixels[12 - rows : 12 + rows, 12 - columns : 12 + columns] = colour
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two cores are shared; small tensors gain nothing from threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of 12 pictures with the columns name_en, name_de, short and long; splits align and test."""
+    folder = tmp_path_factory.mktemp("tiny_world")
+    (folder / "images").mkdir()
+    german = {"red": "rot", "green": "grün", "blue": "blau", "grey": "grau"}
+    rows = []
+    for number, (colour, shape) in enumerate((c, s) for c in COLOURS for s in SHAPES):
+        name = f"{colour}-{shape}"
+        _draw(shape, COLOURS[colour]).save(folder / "images" / f"{name}.png")
+        rows.append(
+            {
+                "file_name": f"images/{name}.png",
+                "key": name,
+                "splits": ["pretrain", "align"] if number % 4 else ["test"],
+                "name_en": f"{colour} {shape}",
+                "name_de": f"{german[colour]} {shape}",
+                "short": f"a {colour} {shape} on white",
+                "long": f"A drawing of a {shape}. Its colour is {colour}. " + "The canvas around it is white. " * 12,
+            }
+        )
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pretrain() -> PretrainConfig:
+    """Sizes of the tiny CLIP."""
+    return PretrainConfig(
+        image_size=16, patch_size=8, image_width=64, image_layers=1, text_width=64, text_layers=1, vocab_size=600,
+        embed_dim=16, batch_size=4, epochs=2, captions=("short",),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_path(tmp_path_factory: pytest.TempPathFactory, tiny_pretrain: PretrainConfig, tiny_world: Path) -> Path:
+    """A CLIPModel checkpoint folder with random weights."""
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    texts = [json.loads(line)["short"] for line in (tiny_world / "metadata.jsonl").read_text().splitlines()]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, clip = new_clip(tiny_pretrain, texts)
+    save_clip(model, clip, folder)
+    return folder

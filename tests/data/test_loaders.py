@@ -1,0 +1,95 @@
+"""Batches depend on seed, epoch and position alone, and carry what the stages need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from proclip.config import AugmentConfig, DistillConfig, PretrainConfig, TuneConfig
+from proclip.data.dataset import ImageCaptions, Sample
+from proclip.data.loaders import DistillBatches, PretrainBatches, TuneBatches
+from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
+from proclip.errors import ProclipError
+from proclip.models.clip import load_clip
+from proclip.models.preprocess import ImagePreprocess
+
+PREPROCESS = ImagePreprocess(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+COLUMNS = ("short", "long", "name_en", "name_de")
+
+
+@pytest.fixture(scope="module")
+def samples(tiny_world: Path) -> list[Sample]:
+    return ImageCaptions(tiny_world).select("align")
+
+
+@pytest.fixture(scope="module")
+def stores(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingStore, EmbeddingStore]:
+    folder = tmp_path_factory.mktemp("stores")
+    keys = [caption_key(s.key, c) for s in samples for c in COLUMNS]
+    for name, dim in (("llm", 6), ("teacher", 3)):
+        writer = StoreWriter(folder / name, {"model": name}, dim, "fp32")
+        writer.add(keys, torch.randn(len(keys), dim, generator=torch.Generator().manual_seed(dim)))
+        writer.close()
+    return EmbeddingStore.open(folder / "llm"), EmbeddingStore.open(folder / "teacher")
+
+
+def test_distill_pairs_follow_teacher_captions(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]
+) -> None:
+    llm, teacher = stores
+    config = DistillConfig(captions=("short", "name_de"), teacher_captions={"name_de": "name_en"}, batch_size=4)
+    batches = list(DistillBatches(samples, llm, teacher, config, seed=0).epoch(0))
+    assert len(batches) == 4  # 9 samples x 2 columns, two texts left over
+    wanted = {}
+    for s in samples:
+        for own, other in (("short", "short"), ("name_de", "name_en")):
+            row = llm.rows([caption_key(s.key, own)])[0]
+            wanted[tuple(row.tolist())] = teacher.rows([caption_key(s.key, other)])[0].tolist()
+    seen = [(tuple(x.tolist()), y.tolist()) for b in batches for x, y in zip(b.llm_embeds, b.teacher_embeds, strict=True)]
+    assert len({x for x, _ in seen}) == 16
+    assert all(wanted[x] == y for x, y in seen)
+
+
+def test_tune_batches_resume_in_the_middle(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]) -> None:
+    config = TuneConfig(captions=("short", "long"), batch_size=2, augment=AugmentConfig(min_scale=0.5, rotation=20, brightness=0.3))
+    source = TuneBatches(samples, stores[0], PREPROCESS, config, seed=3)
+    whole, rest = list(source.epoch(1)), list(source.epoch(1, start=2))
+    assert len(whole) == source.steps_per_epoch == 4
+    for a, b in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a.pixel_values, b.pixel_values)
+        assert torch.equal(a.llm_embeds, b.llm_embeds)
+        assert torch.equal(a.text_ids, b.text_ids)
+    other = next(iter(source.epoch(2)))
+    assert not torch.equal(other.pixel_values, whole[0].pixel_values)
+    drawn = torch.cat([b.llm_embeds for e in range(6) for b in source.epoch(e)]).unique(dim=0)
+    assert len(drawn) == 18  # both captions of every image come
+
+
+def test_pretrain_batches(samples: list[Sample], tiny_clip_path: Path) -> None:
+    clip = load_clip(str(tiny_clip_path))
+    config = PretrainConfig(captions=("short", "name_en"), batch_size=4)
+    batch = next(iter(PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, seed=0).epoch(0)))
+    assert batch.pixel_values.shape == (4, 3, 16, 16)
+    assert batch.input_ids.shape == batch.attention_mask.shape
+    assert (batch.input_ids[:, 0] == clip.tokenizer.tokenizer.bos_token_id).all()
+    assert batch.image_ids.unique().numel() == 4
+
+
+def test_missing_embedding_is_named(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "llm", {"model": "llm"}, 6, "fp32")
+    writer.add([caption_key(samples[0].key, "short")], torch.zeros(1, 6))
+    writer.close()
+    poor = EmbeddingStore.open(tmp_path / "llm")
+    with pytest.raises(ProclipError, match=samples[1].key):
+        DistillBatches(samples, poor, stores[1], DistillConfig(captions=("short",), batch_size=4), seed=0)
+    with pytest.raises(ProclipError, match=f"{samples[0].key}#long"):
+        TuneBatches(samples, poor, PREPROCESS, TuneConfig(captions=("long",), batch_size=4), seed=0)
+    with pytest.raises(ProclipError, match="'name_de' is not one of distill.captions"):
+        DistillBatches(samples, *stores, DistillConfig(captions=("short",), teacher_captions={"name_de": "short"}), seed=0)
+
+
+def test_too_few_samples(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]) -> None:
+    with pytest.raises(ProclipError, match="1 images are too few"):
+        TuneBatches(samples[:1], stores[0], PREPROCESS, TuneConfig(captions=("short",)), seed=0)

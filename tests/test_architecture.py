@@ -1,0 +1,96 @@
+"""What holds everywhere: imports only go down, the public API and the command line are as listed, the import is light."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import proclip
+from proclip.cli import build_parser
+
+SOURCE = Path(proclip.__file__).parent
+LAYERS: dict[str, int] = {
+    "errors": 0, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
+    "models": 1,
+    "data": 2,
+    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3,
+    "runs": 4, "cli": 5,
+}  # fmt: skip
+
+
+def imported_parts(path: Path) -> set[str]:
+    """First names, below ``proclip``, of everything of ours that a module imports, at any depth of its code."""
+    package = ["proclip", *path.relative_to(SOURCE).parts[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.startswith("proclip"))
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module or "").split(".")] if node.level else (node.module or "").split(".")
+            module = [part for part in module if part]
+            if module[:1] == ["proclip"]:
+                found.update(".".join([*module, a.name]) if len(module) == 1 else ".".join(module) for a in node.names)
+    return {name.split(".")[1] for name in found if "." in name} - {"__version__"}
+
+
+def test_imports_only_go_down() -> None:
+    upward = []
+    for path in SOURCE.rglob("*.py"):
+        part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for other in imported_parts(path) - {part}:
+            if LAYERS[other] >= LAYERS[part]:
+                upward.append(f"{path.relative_to(SOURCE)} imports {other}")
+    assert not upward
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, proclip; heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_api() -> None:
+    assert proclip.__all__ == [
+        "Adapter", "Clip", "EmbeddingStore", "ImageCaptions", "ProCLIP", "ProclipError", "Recipe", "TextEmbedder",
+        "load_clip", "load_embedder", "load_recipe", "__version__",
+    ]  # fmt: skip
+    for name in proclip.__all__:
+        assert getattr(proclip, name) is not None
+
+
+def test_command_line() -> None:
+    verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    listed = {
+        verb: [s for action in parser._actions for s in (action.option_strings or [action.dest])]
+        for verb, parser in verbs.choices.items()
+    }
+    assert listed == {
+        "mini": ["-h", "--help", "--out"],
+        "embed": ["-h", "--help", "recipe", "--set"],
+        "train": ["-h", "--help", "recipe", "--set", "--out"],
+        "eval": ["-h", "--help", "model", "--data", "--store", "--split", "--clip", "--out"],
+        "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
+        "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
+        "report": ["-h", "--help", "folder"],
+    }
+
+
+def test_files_and_functions_stay_small() -> None:
+    big = []
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        if text.count("\n") > 400:
+            big.append(f"{path.relative_to(SOURCE)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
+                big.append(f"{path.relative_to(SOURCE)}: {node.name}")
+    assert not big

@@ -1,0 +1,92 @@
+"""Recipes: names, types and ranges are checked, settings apply, a dump reads back equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proclip.config import Recipe, config_hash, dump, from_dict, load_recipe, to_dict
+from proclip.errors import ProclipError
+
+MINIMAL = 'name = "x"\n[tune]\nepochs = 2\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, 'name = "x"\n[distill]\n[tune]\n'))
+    assert recipe.tune is not None and recipe.distill is not None
+    assert (recipe.tune.distillation_weight, recipe.tune.ema_decay, recipe.tune.loss.reference_batch) == (4e-4, 0.999, 512)
+    assert (recipe.tune.optim.betas, recipe.tune.optim.eps, recipe.tune.optim.weight_decay) == ((0.9, 0.98), 1e-6, 0.05)
+    assert (recipe.adapter.num_blocks, recipe.adapter.expansion, recipe.adapter.input_norm) == (4, 2, "l2")
+    assert recipe.distill.loss.reference_batch == 128
+
+
+def test_a_table_changes_the_fields_own_default(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, 'name = "x"\n[distill.loss]\nstructure = "smooth_l1"\n'))
+    assert recipe.distill is not None
+    assert (recipe.distill.loss.structure, recipe.distill.loss.reference_batch) == ("smooth_l1", 128)
+
+
+def test_settings(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    settings = ["tune.ema_decay=0.9", "embedder.model=other", "tune.captions=['a','b']", "tune.optim.lr_by_group.adapter=1e-3",
+                "distill.epochs=3"]  # fmt: skip
+    recipe = load_recipe(path, settings)
+    assert recipe.tune is not None and recipe.distill is not None
+    assert (recipe.tune.ema_decay, recipe.embedder.model, recipe.tune.captions) == (0.9, "other", ("a", "b"))
+    assert recipe.tune.optim.lr_by_group == {"adapter": 1e-3}
+    assert recipe.distill.epochs == 3
+
+
+def test_dump_reads_back_equal(tmp_path: Path) -> None:
+    settings = ["distill.teacher_captions.name_de=name_en", "distill.captions=['name_de']", "tune.optim.grad_clip=1"]
+    recipe = load_recipe(write(tmp_path, MINIMAL), settings)
+    again = load_recipe(write(tmp_path, dump(recipe)))
+    assert again == recipe
+    assert config_hash(again) == config_hash(recipe)
+    assert from_dict(Recipe, to_dict(recipe)) == recipe
+
+
+def test_hash_changes_with_any_field(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    hashes = {config_hash(load_recipe(path, s)) for s in ([], ["seed=1"], ["tune.loss.structure='smooth_l1'"], ["log.keep_checkpoints=3"])}
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not valid TOML"),
+        ('name = "x"\n[tune]\nepoch = 2\n', "unknown key 'tune.epoch': did you mean 'epochs'?"),
+        ('name = "x"\n[tune]\nepochs = "two"\n', "tune.epochs must be of type int, not 'two'"),
+        ('name = "x"\n[tune]\nepochs = true\n', "tune.epochs must be of type int, not True"),
+        ('name = "x"\n[tune]\nema_decay = 2\n', r"tune.ema_decay must be in \[0, 1\], not 2.0"),
+        ('name = "x"\n[tune.optim]\nbetas = [0.9]\n', "tune.optim.betas must be a list of 2"),
+        ('name = "x"\n[adapter]\ninput_norm = "l3"\n[tune]\n', "adapter.input_norm must be one of 'l2', 'standardize', not 'l3'"),
+        ("[tune]\n", "missing key 'name'"),
+        ('name = "x"\n', "at least one of"),
+        ('name = "x"\ntune = 3\n', "tune must be a table, not 3"),
+        ('name = "x"\n[tune]\n[pretrain]\n', "the only stage"),
+    ],
+)
+def test_bad_recipes_name_the_field(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ProclipError, match=message) as error:
+        load_recipe(write(tmp_path, text))
+    assert str(tmp_path / "recipe.toml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_settings_and_files(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(ProclipError, match=r"write it as key\.subkey=value"):
+        load_recipe(path, ["tune.epochs"])
+    with pytest.raises(ProclipError, match="'tune.epochs' is a value, not a table"):
+        load_recipe(path, ["tune.epochs.x=1"])
+    with pytest.raises(ProclipError, match="no recipe at"):
+        load_recipe(tmp_path / "nowhere.toml")
