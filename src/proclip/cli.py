@@ -59,6 +59,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Call the verb's function; imports happen here, so that ``--help`` is quick."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars of loading weights would break into ours
     if arguments.verb == "mini":
         from .runs.mini import build
 

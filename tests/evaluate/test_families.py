@@ -45,7 +45,11 @@ def test_zero_shot_classifier_is_the_normalised_mean_of_prompts() -> None:
 def test_zero_shot_is_the_mean_over_classes_not_over_images() -> None:
     model = encoders({"1": [1, 0], "2": [1, 0], "3": [1, 0], "4": [1, 0.1]}, {"a cat": [1, 0], "a dog": [0, 1]})
     task = ClassificationTask(
-        name="t", items=(("1", 0), ("2", 0), ("3", 0), ("4", 1)), classnames=("cat", "dog"), templates=("a {}",), chance=0.5
+        name="t",
+        items=(("1", 0), ("2", 0), ("3", 0), ("4", 1)),
+        classnames=("cat", "dog"),
+        templates=("a {}",),
+        chance=0.5,
     )
     assert zero_shot_accuracy(task, model) == 0.5  # all cats right, the one dog wrong; over images it were 0.75
 
@@ -73,9 +77,7 @@ def test_a_caption_of_two_images_is_right_for_both() -> None:
 
 
 def test_pairs_need_both_images_and_average_over_patterns() -> None:
-    model = encoders(
-        {"red": [1, 0], "blue": [0, 1], "both": [1, 0.9]}, {"it is red": [1, 0], "it is blue": [0, 1]}
-    )
+    model = encoders({"red": [1, 0], "blue": [0, 1], "both": [1, 0.9]}, {"it is red": [1, 0], "it is blue": [0, 1]})
     sentences = ("it is red", "it is blue")
     task = PairsTask(
         name="pairs",

@@ -64,7 +64,10 @@ def change(values: dict[str, Any], edit: Callable[[dict[str, Any]], object]) -> 
         (change(CLASSIFICATION, lambda v: v.pop("chance")), "lacks the key 'chance'"),
         (change(CLASSIFICATION, lambda v: v["items"].clear()), "items must be a list that is not empty"),
         (change(CLASSIFICATION, lambda v: v["items"][1].__setitem__(1, 2)), r"items\[1\]\[1\] must be a class index"),
-        (change(CLASSIFICATION, lambda v: v["items"][1].__setitem__(1, True)), r"items\[1\]\[1\] must be a class index"),
+        (
+            change(CLASSIFICATION, lambda v: v["items"][1].__setitem__(1, True)),
+            r"items\[1\]\[1\] must be a class index",
+        ),
         (change(CLASSIFICATION, lambda v: v["templates"].append("none")), r"templates\[1\] must be a text with one {}"),
         (change(CLASSIFICATION, lambda v: v.update(chance=1.5)), "chance must be a number from 0 to 1"),
         (change(RETRIEVAL, lambda v: v["items"][1].__setitem__(0, "a/1")), r"items\[1\]\[0\] must be an image that is"),
@@ -73,7 +76,10 @@ def change(values: dict[str, Any], edit: Callable[[dict[str, Any]], object]) -> 
         (change(PAIRS, lambda v: v["items"][0]["keys"].pop()), r"items\[0\].keys must be a list of 2"),
         (change(PAIRS, lambda v: v["items"][0].update(captions=["x", "x"])), "two different texts"),
         (change(HARD, lambda v: v["items"][0].update(negative="x")), "another text than caption"),
-        (change(PROBE, lambda v: v["test"].append(["a/1", 0])), r"test\[1\]\[0\] must be an image that is not in train"),
+        (
+            change(PROBE, lambda v: v["test"].append(["a/1", 0])),
+            r"test\[1\]\[0\] must be an image that is not in train",
+        ),
     ],
 )
 def test_says_what_is_wrong_and_where(tmp_path: Path, values: Any, message: str) -> None:

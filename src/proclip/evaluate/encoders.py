@@ -44,6 +44,8 @@ def encode_distinct(encode: Encode, inputs: Sequence[str]) -> Tensor:
         )
     finite = torch.isfinite(vectors).all(dim=1)
     if not bool(finite.all()):
-        raise ProclipError(f"the encoder returned a value that is not finite for {distinct[int(finite.int().argmin())]!r}")
+        raise ProclipError(
+            f"the encoder returned a value that is not finite for {distinct[int(finite.int().argmin())]!r}"
+        )
     rows = {text: row for row, text in enumerate(distinct)}
     return vectors[torch.tensor([rows[text] for text in inputs], dtype=torch.long)]

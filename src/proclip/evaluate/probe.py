@@ -41,9 +41,7 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
-def _fit_and_score(
-    log10_c: float, train: tuple[Features, Labels], test: tuple[Features, Labels]
-) -> tuple[float, bool]:
+def _fit_and_score(log10_c: float, train: tuple[Features, Labels], test: tuple[Features, Labels]) -> tuple[float, bool]:
     """Fit on `train` with C = 10**log10_c; mean per-class accuracy on `test`, and whether the fit converged."""
     try:
         from sklearn.exceptions import ConvergenceWarning

@@ -6,9 +6,11 @@ from .chance import pick, shuffled
 from .classes import CATEGORY_WORDS
 from .concepts import Concept
 from .facts import PictureFacts
-from .phrases import base_phrase, capital, join_words, phrase, tone_phrase, with_article
+from .phrases import base_phrase, capital, join_words, phrase, with_article
 
 _LEAST = 0.05  # a colour with a smaller share of the drawing is not mentioned
+_LONG_NAME = 15  # words: after a name so long a short caption mentions one colour only
+_LEAST_WORDS = 90  # of a long caption
 
 
 def main_colours(facts: PictureFacts) -> list[str]:
@@ -32,12 +34,16 @@ def raw_caption(concept: Concept, style: str) -> str:
     return pick(templates, "raw", concept.key, style)
 
 
-def short_caption(concept: Concept, style: str, facts: PictureFacts) -> str:
+def short_caption(concept: Concept, style: str, facts: PictureFacts, tones_visible: bool = True) -> str:
     """Returns one sentence with the name and the main colours."""
-    what, colours = phrase(concept), main_colours(facts)
+    what, colours = phrase(concept) if tones_visible else base_phrase(concept), main_colours(facts)
+    if len(what.split()) > _LONG_NAME:
+        return f"{what}, with much {colours[0]}"
     listed = join_words(colours)
     share = facts.shares[colours[0]]
-    if len(colours) == 1:
+    if len(colours) == 1 and share < 0.5:
+        templates = [f"{what}, with much {listed}", f"a drawing of {what} with much {listed}"]
+    elif len(colours) == 1:
         templates = [f"{what}, mostly {listed}", f"{what} drawn mainly in {listed}",
                      f"a mainly {listed} drawing of {what}"]
     else:
@@ -86,6 +92,43 @@ def _halves(facts: PictureFacts, one: str, other: str, seed: tuple[str, ...]) ->
     return pick((f"The {one} half has more {first} than any other colour, the {other} half more {second}.",
                  f"In the {one} half the main colour is {first}, in the {other} half it is {second}.",
                  f"The leading colour is {first} in the {one} half and {second} in the {other} half."), one, *seed)
+
+
+def _all_halves(facts: PictureFacts, seed: tuple[str, ...]) -> dict[str, str]:
+    """Says which colour leads above, below, left and right; in one sentence where it is the same everywhere."""
+    if len(set(facts.halves.values())) == 1:
+        colour = facts.halves["upper"]
+        return {"halves": pick((f"Above and below, left and right, {colour} leads over every other colour.",
+                                f"{capital(colour)} is the leading colour in every half: upper, lower, left and right."),
+                               "halves", *seed)}
+    return {"upper": _halves(facts, "upper", "lower", seed), "left": _halves(facts, "left", "right", seed)}
+
+
+def _relation(facts: PictureFacts, seed: tuple[str, ...]) -> str:
+    """Says which of two colours lies higher or further left, if two of some size lie clearly apart."""
+    found = []
+    for first, second, axis in apart(facts, least_share=0.08, least_gap=0.08):
+        found.append(f"on average {first} lies {('further to the left', 'higher up')[axis]} than {second}")
+    return capital(pick(found, "relation", *seed)) + "." if found else ""
+
+
+def apart(facts: PictureFacts, least_share: float, least_gap: float) -> list[tuple[str, str, int]]:
+    """Returns (first colour, second colour, axis): the first lies further left (axis 0) or higher up (axis 1).
+
+    Args:
+        facts: of the picture.
+        least_share: of the drawing, of either colour.
+        least_gap: between the mean places of their pixels, as a share of the canvas.
+    """
+    words = [w for w, share in facts.shares.items() if share >= least_share]
+    found = []
+    for i, one in enumerate(words):
+        for other in words[i + 1 :]:
+            for axis in (0, 1):
+                gap = facts.centres[other][axis] - facts.centres[one][axis]
+                if abs(gap) >= least_gap:
+                    found.append((one, other, axis) if gap > 0 else (other, one, axis))
+    return found
 
 
 def _size(facts: PictureFacts, seed: tuple[str, ...]) -> str:
@@ -138,12 +181,12 @@ def _light(facts: PictureFacts, seed: tuple[str, ...]) -> str:
 
 def _edge(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     if facts.outlined >= 0.7:
-        options = ("A black line runs round the shapes, in the manner of a comic.", "Black contours enclose the shapes.")
+        options = ("Nearly all of its outer edge is black.", "A black edge runs round nearly all of the drawing.")
     elif facts.outlined >= 0.3:
         options = ("Black runs along a part of its outer edge.", "Its outer edge is black in part.")
     else:
-        options = ("The shapes have no black contour round them; flat areas of colour meet the canvas directly.",
-                   "Flat shapes without a black outline make up the drawing.")
+        options = ("There is little or no black along its outer edge.",
+                   "No black line runs round it; the areas of colour meet the canvas directly.")
     return pick(options, "edge", *seed)
 
 
@@ -156,22 +199,22 @@ def _kind(concept: Concept, seed: tuple[str, ...]) -> str:
 
 def _figure(concept: Concept, tones_visible: bool) -> str:
     """What the name says of the figure's gender and skin, if it says anything."""
-    tone = tone_phrase(concept) if tones_visible else ""
-    plural = base_phrase(concept).startswith("two ") or concept.subcategory == "family"
-    gender = {"man": "men", "woman": "women"}.get(concept.gender, "") if plural else concept.gender
-    if concept.gender and tone:
-        if len(concept.tones) == 2:
-            return f"The figures are {gender}, {tone}."
-        return f"The figures are {gender} with {tone}." if plural else f"The figure is a {gender} with {tone}."
+    tones = concept.tones if tones_visible else ()
+    several = base_phrase(concept).startswith("two ") or concept.subcategory == "family"
+    skin = ""
+    if len(tones) == 2:
+        skin = f"one has {tones[0]} skin, the other {tones[1]} skin"
+    elif tones:
+        skin = f"the skin has {with_article(tones[0])} tone"
+    who = ""
     if concept.gender:
-        return f"The figures are {gender}." if plural else f"The figure is a {gender}."
-    if tone:
-        return f"The skin can be told: {tone}." if len(concept.tones) == 2 else f"The skin is shown in {tone}."
-    return ""
+        who = f"the figures are {'men' if concept.gender == 'man' else 'women'}" if several else \
+            f"the figure is a {concept.gender}"
+    return capital("; ".join(part for part in (who, skin) if part)) + "." if who or skin else ""
 
 
 def long_caption(concept: Concept, style: str, facts: PictureFacts, tones_visible: bool = True) -> str:
-    """Returns nine or ten sentences, in an order that varies, on what the picture shows.
+    """Returns seven to ten sentences, in an order that varies, on what the picture shows.
 
     Args:
         concept: what is drawn.
@@ -180,7 +223,7 @@ def long_caption(concept: Concept, style: str, facts: PictureFacts, tones_visibl
         tones_visible: whether the drawing does show the skin tone that the name states.
     """
     seed = (concept.key, style)
-    what = phrase(concept)
+    what = phrase(concept) if tones_visible else base_phrase(concept)
     name = pick((f"This is a drawing of {what}.", f"The picture shows {what}.", f"What is drawn here is {what}.",
                  f"The subject of this picture is {what}."), "name", *seed)
     sentences = {
@@ -189,12 +232,16 @@ def long_caption(concept: Concept, style: str, facts: PictureFacts, tones_visibl
         "figure": _figure(concept, tones_visible),
         "edge": _edge(facts, seed),
         "colours": _colours(facts, seed),
-        "upper": _halves(facts, "upper", "lower", seed),
-        "left": _halves(facts, "left", "right", seed),
-        "size": _size(facts, seed),
-        "place": _place(facts, seed),
-        "form": _form(facts, seed),
-        "light": _light(facts, seed),
+        "relation": _relation(facts, seed),
+        **_all_halves(facts, seed),
     }
-    order = shuffled((k for k, text in sentences.items() if text), "order", *seed)
-    return " ".join(sentences[k] for k in order)
+    extra = {"size": _size(facts, seed), "place": _place(facts, seed), "form": _form(facts, seed),
+             "light": _light(facts, seed)}
+    keep = shuffled(extra, "extra", *seed)
+    sentences.update({name: extra.pop(name) for name in keep[:2]})
+    chosen = [k for k, text in sentences.items() if text]
+    for name in keep[2:]:  # a plain picture leaves room for what a busy one does not
+        if sum(len(sentences[k].split()) for k in chosen) < _LEAST_WORDS:
+            sentences[name] = extra[name]
+            chosen.append(name)
+    return " ".join(sentences[k] for k in shuffled(chosen, "order", *seed))

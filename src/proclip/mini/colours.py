@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ANCHORS: dict[str, tuple[str, ...]] = {
-    "black": ("000000", "1a1a1a", "292f33", "31373d", "2b2b2b"),
-    "grey": ("3f3f3f", "4d4d4d", "66757f", "808080", "99aab5", "9b9b9a", "b0b8bf", "ccd6dd", "d0cfce", "58595b"),
+    "black": ("000000", "1a1a1a", "292f33", "31373d", "2b2b2b", "3f3f3f"),
+    "grey": ("4d4d4d", "66757f", "808080", "99aab5", "9b9b9a", "b0b8bf", "ccd6dd", "d0cfce", "58595b"),
     "white": ("ffffff", "f5f8fa", "f2f2f2", "e6e7e8", "ebf0f3"),
     "red": ("dd2e44", "ea5a47", "d22f27", "be1931", "a0041e", "e0302a", "ff0000", "781e32", "da2f47", "8a0a1c"),
     "orange": ("f4900c", "e27022", "f4aa41", "ff8000", "fa743e", "e57b1e", "ffa040"),

@@ -23,6 +23,11 @@ STYLES = ("openmoji", "twemoji")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """Skin tones, lightest first."""
 
+_TONE_COLOURS = {
+    "openmoji": ("fadcbc", "debb90", "c19a65", "a57939", "6a462f"),
+    "twemoji": ("f7dece", "f3d2a2", "d5ab88", "af7e57", "7c533e"),
+}  # how each style paints the skin tones
+
 _TONE = re.compile(r" (light|medium-light|medium|medium-dark|dark) skin tone")
 _GENDER = re.compile(r"\b(man|woman|person|men|women|people)\b")
 _TONE_CODES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
@@ -62,6 +67,25 @@ class Concept:
     def is_figure(self) -> bool:
         """True for people and hands: the concepts that come in many variants of one drawing."""
         return self.category == "People & Body"
+
+
+@cache
+def _svg_colours(path: Path) -> tuple[bytes, ...]:
+    """Returns the colours that an SVG file names in hexadecimal, as three bytes each."""
+    svg = path.read_text(encoding="utf-8").lower()
+    return tuple(bytes.fromhex(value) for value in sorted(set(re.findall(r"#([0-9a-f]{6})\b", svg))))
+
+
+def shows_tones(concept: Concept, style: str) -> bool:
+    """Returns whether the SVG paints every skin tone that the name states (to 12 of 255 a channel)."""
+    if not concept.tones:
+        return True
+    used = _svg_colours(concept.paths[style])
+    for tone in concept.tones:
+        wanted = bytes.fromhex(_TONE_COLOURS[style][TONES.index(tone)])
+        if not any(max(abs(a - b) for a, b in zip(wanted, have, strict=True)) <= 12 for have in used):
+            return False
+    return True
 
 
 def _package_folder(package: str) -> Path:

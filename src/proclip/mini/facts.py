@@ -49,7 +49,8 @@ def _flat(rgb: NDArray[np.uint8], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]
     values = rgb.astype(np.int16)
     matches = np.zeros(drawn.shape, dtype=np.int8)
     for axis in (0, 1):
-        near = np.abs(np.diff(values, axis=axis)).max(-1) <= _SAME
+        steps = np.abs(np.diff(values, axis=axis)) <= _SAME
+        near = steps[..., 0] & steps[..., 1] & steps[..., 2]
         near &= (drawn[1:] & drawn[:-1]) if axis == 0 else (drawn[:, 1:] & drawn[:, :-1])
         if axis == 0:
             matches[1:] += near
@@ -108,6 +109,11 @@ def _main_colour(words: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
     return COLOURS[int(counts.argmax())] if counts.sum() else ""
 
 
+def _on_canvas(x: float, y: float, size: int) -> tuple[float, float]:
+    """Turns mean pixel indices into places in [0, 1]."""
+    return round((float(x) + 0.5) / size, 4), round((float(y) + 0.5) / size, 4)
+
+
 def measure(rgba: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> PictureFacts:
     """Measures one picture.
 
@@ -123,10 +129,9 @@ def measure(rgba: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> PictureFacts:
         flat = drawn
     counts = np.bincount(words[flat], minlength=len(COLOURS))
     order = sorted(np.flatnonzero(counts).tolist(), key=lambda i: (-int(counts[i]), i))
-    centres = {}
-    for i in order:
-        ys, xs = np.nonzero(flat & (words == i))
-        centres[COLOURS[i]] = (round(float(xs.mean() + 0.5) / size, 4), round(float(ys.mean() + 0.5) / size, 4))
+    ys, xs = np.nonzero(flat)
+    sums = [np.bincount(words[flat], weights=at, minlength=len(COLOURS)) for at in (xs, ys)]
+    centres = {COLOURS[i]: _on_canvas(sums[0][i] / counts[i], sums[1][i] / counts[i], size) for i in order}
     ys, xs = np.nonzero(drawn)
     top, bottom, left, right = int(ys.min()), int(ys.max()) + 1, int(xs.min()), int(xs.max()) + 1
     middle_y, middle_x = (top + bottom) // 2, (left + right) // 2
@@ -135,14 +140,14 @@ def measure(rgba: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> PictureFacts:
     halves = {"upper": flat & upper, "lower": flat & ~upper, "left": flat & lefts, "right": flat & ~lefts}
     luma = rgb.astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
     either = drawn | drawn[:, ::-1]
-    mirrored = np.abs(rgb.astype(np.int16) - rgb[:, ::-1].astype(np.int16)).mean(-1)
+    mirrored = np.abs(rgb.astype(np.int16) - rgb[:, ::-1].astype(np.int16))
     return PictureFacts(
         shares={COLOURS[i]: round(float(counts[i] / counts.sum()), 4) for i in order},
         centres=centres,
         halves={half: _main_colour(words, mask) for half, mask in halves.items()},
         coverage=round(float(drawn.mean()), 4),
         aspect=round((right - left) / (bottom - top), 4),
-        centre=(round(float(xs.mean() + 0.5) / size, 4), round(float(ys.mean() + 0.5) / size, 4)),
+        centre=_on_canvas(xs.mean(), ys.mean(), size),
         symmetry=round(1 - float(mirrored[either].mean()) / 255, 4),
         parts=count_parts(drawn, 12),
         outlined=round(_outline_share(words, drawn), 4),

@@ -56,7 +56,48 @@ _SPECIAL = {
     "hand with index finger and thumb crossed": "a hand with index finger and thumb crossed",
     "person in suit levitating": "a levitating person in a suit",
     "person taking bath": "a person taking a bath",
-    "on": "on",
+    "locked": "a closed padlock",
+    "unlocked": "an open padlock",
+    "locked with pen": "a closed padlock with a pen",
+    "locked with key": "a closed padlock with a key",
+    "vibration mode": "a sign for vibration mode",
+    "mobile phone off": "a sign for mobile phone off",
+    "dashing away": "a puff of air from dashing away",
+    "thumbs up": "a hand with its thumb up",
+    "thumbs down": "a hand with its thumb down",
+    "palms up together": "two hands with palms up together",
+    "crossed fingers": "a hand with crossed fingers",
+    "peanuts": "peanuts",
+    "biohazard": "a biohazard sign",
+    "radioactive": "a sign for radioactive material",
+    "warning": "a warning sign",
+    "no entry": "a no entry sign",
+    "prohibited": "a sign for prohibited",
+    "clockwise vertical arrows": "two clockwise vertical arrows",
+    "meat on bone": "meat on a bone",
+    "canned food": "canned food",
+    "headphone": "headphones",
+    "flower playing cards": "flower playing cards",
+    "bookmark tabs": "a page with bookmark tabs",
+    "copyright": "the copyright sign",
+    "registered": "the registered sign",
+    "trade mark": "the trade mark sign",
+    "cinema": "a cinema sign",
+    "information": "an information sign",
+    "wireless": "a wireless sign",
+    "kiss person person": "a kiss between two people",
+    "couple with heart person person": "a couple with a heart",
+    "men’s room": "a men’s room sign",
+    "women’s room": "a women’s room sign",
+    "customs": "a customs sign",
+    "restroom": "a restroom sign",
+    "baggage claim": "a baggage claim sign",
+    "left luggage": "a left luggage sign",
+    "passport control": "a passport control sign",
+    "potable water": "a sign for potable water",
+    "non-potable water": "a sign for non-potable water",
+    "currency exchange": "a currency exchange sign",
+    "construction": "a construction barrier",
 }
 _NO_ARTICLE = {
     "bacon", "butter", "bread", "popcorn", "salt", "cooked rice", "curry rice", "garlic", "ginger root", "leafy green",
@@ -65,12 +106,11 @@ _NO_ARTICLE = {
     "confetti", "pouring liquid", "restroom", "baggage claim", "left luggage", "passport control", "potable water",
     "non-potable water", "martial arts", "badminton", "baseball", "ice hockey", "field hockey", "lacrosse", "tennis",
     "ping pong", "bowling", "nail polish", "building construction", "construction", "wood", "corn", "steam", "coral",
-    "hair", "tableware", "ear of corn", "high voltage", "luggage", "custard", "dango", "wireless", "part alternation",
-    "cinema", "information", "recycling", "ZZZ", "currency exchange", "fork and knife", "fork and knife with plate",
+    "hair", "high voltage", "luggage", "custard", "dango", "wireless", "part alternation",
+    "cinema", "information", "ZZZ", "currency exchange", "fork and knife", "fork and knife with plate",
     "hammer and pick", "hammer and wrench", "bow and arrow", "nut and bolt", "couch and lamp", "star and crescent",
-    "yin yang", "dust", "customs", "copyright", "registered", "trade mark",
+    "yin yang", "fog",
 }
-_SINGULAR_ENDINGS = ("ss", "us", "is", "abacus", "bus", "compass", "canvas")
 _SINGULAR = {
     "playground slide", "atlas", "flying saucer", "bus", "minibus", "trolleybus", "compass", "abacus", "T-Rex",
     "house with garden", "cactus", "hibiscus", "octopus", "lotus", "circus tent", "rhinoceros", "hippopotamus",
@@ -88,7 +128,7 @@ _PLURAL_WITH_ARTICLE = re.compile(
     r"^crossed fingers|^shuffle|index|eye in|^woman’s clothes|sign$|with .*hands?$|^card |^man |^woman |^person )"
 )
 _VOWEL_SOUND = re.compile(r"^(?:[aeiou]|hour|honest|x-ray|ATM|SOS|NG |ID |MVP|A button|O button|8)", re.IGNORECASE)
-_CONSONANT_SOUND = re.compile(r"^(?:uni|one|ewe|euro|us|u-|UP)", re.IGNORECASE)
+_CONSONANT_SOUND = re.compile(r"^(?:uni(?!n)|one|ewe|euro|UP!)")
 _HAIR = {
     "bald": "who is bald",
     "beard": "with a beard",
@@ -99,7 +139,10 @@ _HAIR = {
 }
 _MEMBERS = {"man": "a man", "woman": "a woman", "boy": "a boy", "girl": "a girl", "adult": "an adult",
             "child": "a child"}
-_PAIRED = {"two men": "two men", "two women": "two women"}
+_MISSING_ARTICLE = re.compile(
+    r"\b(with|in|wearing|feeding|getting|tipping|raising|bouncing|rowing) (?=(veil|crown|skullcap|headscarf|white cane|"
+    r"tuxedo|steamy room|manual wheelchair|motorized wheelchair|turban|baby|haircut|massage|hand|ball|boat)\b)"
+)
 
 
 def with_article(words: str) -> str:
@@ -131,6 +174,8 @@ def _figure(base: str) -> str | None:
         return f"a {first} {_HAIR[rest]}"
     if first in ("men", "women", "people") and rest:
         return f"two {base}"
+    if first in ("man", "woman", "person"):
+        return _MISSING_ARTICLE.sub(r"\1 a ", with_article(base))
     return None
 
 
@@ -147,6 +192,8 @@ def base_phrase(concept: Concept) -> str:
         return f"a clock face at {base}"
     if base in _SPECIAL:
         return _SPECIAL[base]
+    if base.startswith("no ") and place == "warning":
+        return f"a sign for {base}"
     figure = _figure(base) if concept.is_figure else None
     if figure is not None:
         return figure

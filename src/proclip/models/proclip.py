@@ -16,7 +16,7 @@ from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
 from .adapter import Adapter
 from .clip import ClipImageTower, checkpoint_folder
-from .embedder import TextEmbedder, load_embedder
+from .embedder import TextEmbedder, identity_difference, load_embedder
 from .preprocess import ImagePreprocess, read_image
 
 if TYPE_CHECKING:
@@ -73,11 +73,8 @@ class ProCLIP(nn.Module):
         if self._embedder is None:
             assert self.embedder_config is not None
             embedder = load_embedder(self.embedder_config, device=str(self.device))
-            trained, present = self.embedder_identity or embedder.identity, embedder.identity
-            differ = [k for k in sorted({*trained, *present}) if trained.get(k) != present.get(k)]
-            if differ:
-                fields = "; ".join(f"{k}: trained with {trained.get(k)!r}, here {present.get(k)!r}" for k in differ)
-                raise ProclipError(f"the embedder is not the one the adapter was trained with: {fields}")
+            if differ := identity_difference(self.embedder_identity or embedder.identity, embedder.identity):
+                raise ProclipError(f"the embedder is not the one the adapter was trained with: {differ}")
             self._embedder = embedder
         return self._embedder
 

@@ -114,7 +114,9 @@ def _table_head(columns: Sequence[Column]) -> str:
 
 def _table_row(row: Row) -> str:
     css = "chance" if row.method == "chance" else "ours" if row.method.startswith(SUBJECT) else ""
-    cells = "".join(f"<td>{'<strong>' if c.best else ''}{c.text}{'</strong>' if c.best else ''}</td>" for c in row.cells)
+    cells = "".join(
+        f"<td>{'<strong>' if c.best else ''}{c.text}{'</strong>' if c.best else ''}</td>" for c in row.cells
+    )
     swatch = f'<span class="swatch {"" if row.method == "chance" else tone(row.method)}"></span>'
     return f'<tr class="{css}"><th scope="row">{swatch}{escape(row.label)}</th>{cells}</tr>'
 
@@ -160,8 +162,8 @@ def _forgetting(results: Mapping[str, Any]) -> str:
     )
     return (
         "<h2>Gained and forgotten, task by task</h2>"
-        '<p class="lead">Each bar is a method’s figure minus the original CLIP’s, in points, on one scale for all tasks. '
-        f'Left of the line is what was forgotten.</p><div class="panels">{figures}</div>'
+        '<p class="lead">Each bar is a method’s figure minus the original CLIP’s, in points, on one scale for all '
+        f'tasks. Left of the line is what was forgotten.</p><div class="panels">{figures}</div>'
     )
 
 
@@ -184,7 +186,7 @@ def _languages(results: Mapping[str, Any]) -> str:
         "<h2>Language by language</h2>"
         '<p class="lead">Text-to-image recall at 1, per cent, for each concept’s name in a language. The adapter is '
         "trained in English unless a method’s name says otherwise.</p>"
-        f'{legend(list(series), chance=has_chance)}{_scroll("Recall by language", chart, "languages")}'
+        f"<figure>{legend(list(series), chance=has_chance)}{_scroll('Recall by language', chart, 'languages')}</figure>"
     )
 
 
@@ -215,8 +217,8 @@ def _gallery(items: Sequence[GalleryItem]) -> str:
         return ""
     return (
         "<h2>What is found</h2>"
-        '<p class="lead">A text, the picture it means, and the nearest five pictures under each method, best first. The '
-        f"right one has a frame and a tick.</p>{gallery_html(items)}"
+        '<p class="lead">A text, the picture it means, and the nearest five pictures under each method, best first. '
+        f"The right one has a frame and a tick.</p>{gallery_html(items)}"
     )
 
 
@@ -265,11 +267,12 @@ def write_report(
         ProclipError: the results have no methods, or an image of the gallery cannot be read.
     """
     name = str(results.get("benchmark", {}).get("name", "a benchmark"))
+    summary = _summary(results)  # first, for it refuses results that have no methods
     sections = "".join(
         (
             _meta(results),
             _headline(results),
-            _summary(results),
+            summary,
             _forgetting(results),
             _languages(results),
             _training(curves),

@@ -109,7 +109,8 @@ footer { margin-top: 56px; border-top: 1px solid var(--rule); padding-top: 14px;
   body { font-size: 16px; }
   main { padding: 30px 16px 48px; }
   h1 { font-size: 1.7rem; } h2 { margin-top: 44px; }
-  .stats { grid-template-columns: 1fr 1fr; gap: 10px; } .stat { padding: 11px 12px; }
+  .stats { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; } .stat li { white-space: normal; }
+  .stat { padding: 11px 12px; }
   .stat strong { font-size: 1.55rem; }
   .methods { grid-template-columns: 1fr; gap: 0; } .methods dd { margin-bottom: 8px; }
   .card { padding: 14px; } .found { grid-template-columns: 1fr; gap: 7px; padding-top: 14px; }
@@ -117,7 +118,9 @@ footer { margin-top: 56px; border-top: 1px solid var(--rule); padding-top: 14px;
 }
 """
 PRINT = """
-  body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
+  :root { --paper: #fff; } body { font-size: 10.5pt; }
+  .stats { grid-template-columns: repeat(4, 1fr); } .stat { padding: 8px 10px; } .stat strong { font-size: 1.5rem; }
+  .wide { grid-template-columns: 1fr 1fr; } main { max-width: none; padding: 0; }
   h2 { margin-top: 26px; break-after: avoid; } h3, .lead { break-after: avoid; }
   .scroll { overflow: visible; } .languages svg { min-width: 0; } table { font-size: 7.6pt; } th, td { padding: 4px; }
   figure, .stat, tr, .found { break-inside: avoid; } tbody th { position: static; }

@@ -83,7 +83,8 @@ def legend(methods: Sequence[str], *, lines: bool = False, chance: bool = False)
     if chance:
         entries.append(('<line x1="0" y1="6" x2="20" y2="6" class="chance"/>', 20, "chance"))
     items = "".join(
-        f'<li><svg viewBox="0 0 {width} 12" width="{width}" height="12" aria-hidden="true">{mark}</svg>{escape(name)}</li>'
+        f'<li><svg viewBox="0 0 {width} 12" width="{width}" height="12" aria-hidden="true">{mark}</svg>'
+        f"{escape(name)}</li>"
         for mark, width, name in entries
     )
     return f'<ul class="legend">{items}</ul>'

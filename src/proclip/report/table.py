@@ -170,9 +170,7 @@ def _print_columns(rows: Sequence[Row], columns: Sequence[Column], first: int, c
             table.add_section()
         cells = row.cells[first : first + len(columns)]
         style = "dim" if row.method == "chance" else ""
-        table.add_row(
-            Text(row.label, style=style), *(Text(c.text, style="bold" if c.best else style) for c in cells)
-        )
+        table.add_row(Text(row.label, style=style), *(Text(c.text, style="bold" if c.best else style) for c in cells))
     console.print(table)
 
 

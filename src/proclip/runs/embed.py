@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..config import Recipe
 from ..data.dataset import ImageCaptions, caption_of
 from ..data.store import StoreWriter, caption_key
-from ..embed import embed_captions
+from ..embed import EmbedCounts, Progress, embed_captions
 from ..errors import ProclipError
 from ..models.clip import load_clip
 from ..models.embedder import load_embedder
@@ -57,7 +58,31 @@ def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
         teacher.update(of_teacher)
     store = Path(first.data.store)
     embedder = load_embedder(first.embedder, device=device)
-    embed_captions(llm.items(), embedder, StoreWriter(store / "llm", embedder.identity, embedder.dim, "fp16"))
+    with StoreWriter(store / "llm", embedder.identity, embedder.dim, "fp16") as writer, progress("LLM") as report:
+        say(first.embedder.model, embed_captions(llm.items(), embedder, writer, report))
     if teacher:
         clip = load_clip(first.clip)
-        embed_captions(teacher.items(), clip, StoreWriter(store / "teacher", clip.identity, clip.dim, "fp32"))
+        with StoreWriter(store / "teacher", clip.identity, clip.dim, "fp32") as writer, progress("teacher") as report:
+            say(first.clip, embed_captions(teacher.items(), clip, writer, report))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """A progress bar for the texts of one embedder."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts"), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(model: str, counts: EmbedCounts) -> None:
+    """One line: how much was embedded, and how many texts were cut."""
+    from rich.console import Console
+
+    cut = f", {counts.truncated} ({counts.truncated / counts.texts:.1%}) cut" if counts.texts else ""
+    line = f"{model}: {counts.rows} captions embedded ({counts.texts} distinct texts{cut}), {counts.kept} were there"
+    Console(stderr=True).print(line, highlight=False)

@@ -18,7 +18,7 @@ from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, run_suite
 from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
-from ..models.embedder import load_embedder
+from ..models.embedder import embedder_identity, identity_difference, load_embedder
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
 from .recipes import environment, write_text
@@ -52,7 +52,7 @@ class ImageFeatures:
 
 def text_cache(config: EmbedderConfig, store: Path) -> TextCache:
     """The cache of a frozen embedder's vectors for free text; the LLM is loaded only when a text is new."""
-    return TextCache(store / "texts", lambda: load_embedder(config))
+    return TextCache(store / "texts", lambda: load_embedder(config), embedder_identity(config))
 
 
 def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
@@ -107,7 +107,8 @@ class World:
             clip = load_clip(str(folder))
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
         loaded = ProCLIP.from_pretrained(folder)
-        self.texts.check(loaded.embedder_identity)
+        if differ := identity_difference(loaded.embedder_identity or {}, self.texts.identity):
+            raise ProclipError(f"{model} was trained with another embedder than this evaluation's: {differ}")
         images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
         return proclip_encoders(loaded, images, self.texts)
 

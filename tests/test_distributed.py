@@ -1,0 +1,154 @@
+"""Two processes against one: the same loss and, once gradients are averaged, the same gradients."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from proclip.distributed import all_reduce_mean, barrier, gather, is_main, rank, world_size
+from proclip.errors import ProclipError
+from proclip.losses import contrastive_loss, distillation_loss
+
+B, WIDTH, D, WORLD = 3, 5, 4, 2
+
+
+def problem() -> dict[str, Tensor]:
+    """Global inputs and shared parameters, of WORLD * B pairs; two share an image, across the processes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    n = WORLD * B
+    return {
+        "image": noise(n, WIDTH), "text": noise(n, WIDTH), "teacher": F.normalize(noise(n, D), dim=-1),
+        "image_ids": torch.tensor([0, 1, 2, 0, 3, 4]), "text_ids": torch.tensor([5, 6, 6, 7, 8, 9]),
+        "image_weight": noise(WIDTH, D), "text_weight": noise(WIDTH, D),
+        "logit_scale": torch.tensor(math.log(5.0), dtype=torch.float64),
+    }  # fmt: skip
+
+
+def losses_and_gradients(of: slice) -> dict[str, Tensor]:
+    """Each loss, and every parameter's gradient of it, from these rows of the inputs; averaged over processes."""
+    p = problem()
+    rows = {k: t[of] for k, t in p.items() if len(t.shape) > 0 and not k.endswith("weight")}
+    weights = {k: p[k].requires_grad_(True) for k in ("image_weight", "text_weight", "logit_scale")}
+    image_embeds = gather(F.normalize(rows["image"] @ weights["image_weight"], dim=-1))
+    text_embeds = gather(F.normalize(rows["text"] @ weights["text_weight"], dim=-1))
+    ids = {name: gather(rows[name]) for name in ("image_ids", "text_ids")}
+    regulariser = distillation_loss(image_embeds, gather(rows["teacher"]), reduction="paper").loss
+    losses = {
+        "contrastive": contrastive_loss(image_embeds, text_embeds, weights["logit_scale"], **ids),
+        "structure": distillation_loss(
+            text_embeds, gather(rows["teacher"]), instance_weight=0.0, reduction="paper"
+        ).loss,
+    }
+    losses["tune"] = losses["contrastive"] + 0.1 * regulariser
+    found = {name: loss.detach() for name, loss in losses.items()}
+    for name, loss in losses.items():
+        for weight, parameter in weights.items():
+            (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
+            if gradient is not None:
+                found[f"{name}/{weight}"] = all_reduce_mean(gradient)
+    return found
+
+
+def expect_error(tensor: Tensor) -> str:
+    try:
+        gather(tensor)
+    except ProclipError as error:
+        return str(error)
+    return ""
+
+
+def work(number: int, folder: str) -> None:
+    """What each of the processes does; its findings go to a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=number, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    try:
+        x = torch.full((B, 2), float(number + 1), requires_grad=True)
+        everyone = gather(x)
+        # a loss of this process alone: rank r weighs all rows by r + 1, so each row's gradient is the sum, 1 + 2
+        ((number + 1) * everyone.sum()).backward()
+        assert x.grad is not None
+        column = torch.arange(6.0).view(3, 2)[:, number]  # not contiguous
+        tensors = {
+            **losses_and_gradients(slice(number * B, (number + 1) * B)),
+            "gathered": everyone.detach(), "adjoint": x.grad, "strided": gather(column),
+            "mean": all_reduce_mean(torch.tensor([float(number), 4.0])),
+        }  # fmt: skip
+        notes = {
+            "who": f"{rank()} of {world_size()}, main: {is_main()}",
+            "uneven": expect_error(torch.ones(B + number, 2)), "uneven_width": expect_error(torch.ones(B, 2 + number)),
+            "empty": expect_error(torch.ones(0, 2)), "scalar": expect_error(torch.tensor(1.0)),
+        }  # fmt: skip
+        save_file(tensors, Path(folder) / f"{number}.safetensors")
+        (Path(folder) / f"{number}.json").write_text(json.dumps(notes))
+        barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both processes left what they found."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    return folder
+
+
+@pytest.fixture
+def tensors(folder: Path) -> list[dict[str, Tensor]]:
+    return [load_file(folder / f"{number}.safetensors") for number in range(WORLD)]
+
+
+@pytest.fixture
+def notes(folder: Path) -> list[dict[str, str]]:
+    return [json.loads((folder / f"{number}.json").read_text()) for number in range(WORLD)]
+
+
+def test_two_processes_give_the_losses_and_gradients_of_one(tensors: list[dict[str, Tensor]]) -> None:
+    wanted = losses_and_gradients(slice(None))
+    assert len([name for name in wanted if "/" in name]) == 7  # the structure loss has one parameter, the others three
+    assert all(t.abs().max() > 1e-3 for t in wanted.values())
+    for found in tensors:
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_gather_keeps_the_order_of_ranks_and_its_backward_is_the_adjoint(tensors: list[dict[str, Tensor]]) -> None:
+    for found in tensors:
+        assert found["gathered"].tolist() == [[1.0, 1.0]] * B + [[2.0, 2.0]] * B
+        assert found["adjoint"].tolist() == [[3.0, 3.0]] * B
+        assert found["strided"].tolist() == [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]
+        assert found["mean"].tolist() == [0.5, 4.0]
+
+
+def test_who_is_who(notes: list[dict[str, str]]) -> None:
+    assert [found["who"] for found in notes] == ["0 of 2, main: True", "1 of 2, main: False"]
+
+
+def test_uneven_sizes_are_an_error_on_every_process(notes: list[dict[str, str]]) -> None:
+    for found in notes:
+        assert "by rank: 3 rows of 6 numbers in all, 4 rows of 8 numbers in all" in found["uneven"]
+        assert "3 rows of 6 numbers in all, 3 rows of 9 numbers in all" in found["uneven_width"]
+        assert "at least one" in found["empty"] and "at least one" in found["scalar"]
+
+
+def test_one_process_is_the_identity() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    assert (rank(), world_size(), is_main()) == (0, 1, True)
+    assert gather(x) is x
+    assert torch.equal(all_reduce_mean(x), torch.ones(2, 3)) and not all_reduce_mean(x).requires_grad
+    barrier()

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proclip import embed as embed_module
+from proclip.data.store import EmbeddingStore, StoreWriter, text_key
+from proclip.embed import TextCache, embed_captions
+from proclip.errors import ProclipError
+from proclip.models.embedder import Encoded
+
+ROWS = [("a#short", "a cat"), ("b#short", "a dog"), ("c#short", "a cat"), ("a#long", "a long text about a cat")]
+
+
+class FakeEmbedder:
+    """A vector from each text's hash; texts of more than 10 characters count as truncated."""
+
+    dim = 4
+
+    def __init__(self, layer: int = 1) -> None:
+        self.identity: dict[str, Any] = {"kind": "fake", "layer": layer}
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        self.seen += texts
+        return Encoded(torch.stack([vector(text) for text in texts]), sum(len(text) > 10 for text in texts))
+
+
+def vector(text: str) -> torch.Tensor:
+    return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:4]), dtype=torch.float32)
+
+
+def writer_at(folder: Path, **options: Any) -> StoreWriter:
+    return StoreWriter(folder, FakeEmbedder().identity, 4, **options)
+
+
+def test_every_caption_gets_its_texts_vector_and_each_text_is_encoded_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(embed_module, "TEXTS_A_CHUNK", 2)
+    embedder, calls = FakeEmbedder(), []
+    with writer_at(tmp_path / "s", shard_size=1) as writer:
+        counts = embed_captions(ROWS, embedder, writer, lambda done, total: calls.append((done, total)))
+    assert embedder.seen == ["a cat", "a dog", "a long text about a cat"]
+    assert calls == [(2, 3), (3, 3)]
+    assert (counts.rows, counts.texts, counts.kept, counts.truncated) == (4, 3, 0, 1)
+    store = EmbeddingStore.open(tmp_path / "s", expect=embedder.identity)
+    assert torch.equal(store.rows([key for key, _ in ROWS]), torch.stack([vector(text) for _, text in ROWS]))
+    assert store.truncated == 1
+
+
+def test_a_second_run_encodes_only_what_is_new(tmp_path: Path) -> None:
+    with writer_at(tmp_path / "s") as writer:
+        embed_captions(ROWS[:2], FakeEmbedder(), writer)
+    embedder = FakeEmbedder()
+    with writer_at(tmp_path / "s") as writer:
+        counts = embed_captions(ROWS, embedder, writer)
+    assert embedder.seen == ["a cat", "a long text about a cat"]
+    assert (counts.rows, counts.kept) == (2, 2)
+    assert len(EmbeddingStore.open(tmp_path / "s")) == 4
+
+
+def test_an_interrupted_run_goes_on_from_its_last_shard(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(embed_module, "TEXTS_A_CHUNK", 1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), writer_at(tmp_path / "s", shard_size=2) as writer:
+        embed_captions(ROWS, FakeEmbedder(), writer, stop)
+    embedder = FakeEmbedder()
+    with writer_at(tmp_path / "s") as writer:
+        embed_captions(ROWS, embedder, writer)
+    assert embedder.seen == ["a long text about a cat"]
+
+
+def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
+    with writer_at(tmp_path / "s") as writer:
+        embed_captions(ROWS, FakeEmbedder(), writer)
+    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match="text of caption 'b#short' has changed"):
+        embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), writer)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a#short", " ")], "caption 'a#short' is empty"),
+        ([("a#short", "one"), ("a#short", "two")], "'a#short' stands twice, with different texts"),
+    ],
+)
+def test_bad_captions_are_refused_before_anything_is_encoded(tmp_path: Path, rows: Any, message: str) -> None:
+    embedder = FakeEmbedder()
+    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match=message):
+        embed_captions([("z", "fine"), *rows], embedder, writer)
+    assert embedder.seen == []
+
+
+def test_the_embedder_must_be_the_stores(tmp_path: Path) -> None:
+    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match="layer: want 1, have 2"):
+        embed_captions(ROWS, FakeEmbedder(layer=2), writer)
+
+
+def test_the_cache_encodes_a_text_once_and_loads_the_embedder_only_then(tmp_path: Path) -> None:
+    embedder, loads = FakeEmbedder(), []
+
+    def load() -> FakeEmbedder:
+        loads.append(1)
+        return embedder
+
+    cache = TextCache(tmp_path / "s", load, embedder.identity)
+    texts = ["a cat", "a dog", "a cat"]
+    wanted = torch.stack([vector(text) for text in texts])
+    assert loads == []
+    assert torch.equal(cache.encode(texts), wanted)
+    assert torch.equal(cache.encode(["a dog", "a cow"]), torch.stack([vector("a dog"), vector("a cow")]))
+    assert embedder.seen == ["a cat", "a dog", "a cow"]
+    again = TextCache(tmp_path / "s", load, embedder.identity)
+    assert torch.equal(again.encode(texts), wanted)
+    assert loads == [1]
+    with pytest.raises(ProclipError, match="layer: want 2, have 1"):
+        TextCache(tmp_path / "s", load, FakeEmbedder(layer=2).identity)
+
+
+def test_two_caches_may_share_a_folder(tmp_path: Path) -> None:
+    first, second = (TextCache(tmp_path / "s", FakeEmbedder, FakeEmbedder().identity) for _ in range(2))
+    first.encode(["a cat", "a dog"])
+    assert torch.equal(second.encode(["a cow", "a cat"]), torch.stack([vector("a cow"), vector("a cat")]))
+    assert set(EmbeddingStore.open(tmp_path / "s").keys) == {text_key(text) for text in ("a cat", "a dog", "a cow")}
+
+
+def test_the_cache_refuses_another_embedder_and_empty_texts(tmp_path: Path) -> None:
+    cache = TextCache(tmp_path / "s", lambda: FakeEmbedder(layer=3), FakeEmbedder().identity)
+    with pytest.raises(ProclipError, match="layer: want 1, have 3"):
+        cache.encode(["a cat"])
+    with pytest.raises(ProclipError, match="text 0 of 1 is empty"):
+        cache.encode([""])
