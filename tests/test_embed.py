@@ -81,7 +81,10 @@ def test_an_interrupted_run_goes_on_from_its_last_shard(tmp_path: Path, monkeypa
 def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
     with writer_at(tmp_path / "s") as writer:
         embed_captions(ROWS, FakeEmbedder(), writer)
-    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match="text of caption 'b#short' has changed"):
+    with (
+        writer_at(tmp_path / "s") as writer,
+        pytest.raises(ProclipError, match="text of caption 'b#short' has changed"),
+    ):
         embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), writer)
 
 

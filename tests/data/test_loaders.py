@@ -29,7 +29,7 @@ def stores(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("stores")
     keys = [caption_key(s.key, c) for s in samples for c in COLUMNS]
     for name, dim in (("llm", 6), ("teacher", 3)):
-        writer = StoreWriter(folder / name, {"model": name}, dim, "fp32")
+        writer = StoreWriter(folder / name, {"model": name}, dim, "float32")
         writer.add(keys, torch.randn(len(keys), dim, generator=torch.Generator().manual_seed(dim)))
         writer.close()
     return EmbeddingStore.open(folder / "llm"), EmbeddingStore.open(folder / "teacher")
@@ -78,7 +78,7 @@ def test_pretrain_batches(samples: list[Sample], tiny_clip_path: Path) -> None:
 
 
 def test_missing_embedding_is_named(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "llm", {"model": "llm"}, 6, "fp32")
+    writer = StoreWriter(tmp_path / "llm", {"model": "llm"}, 6, "float32")
     writer.add([caption_key(samples[0].key, "short")], torch.zeros(1, 6))
     writer.close()
     poor = EmbeddingStore.open(tmp_path / "llm")

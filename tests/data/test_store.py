@@ -92,6 +92,14 @@ def test_a_value_too_large_for_float16_is_refused(tmp_path: Path) -> None:
         writer.add(["a"], torch.full((1, 64), 7e4))
 
 
+def test_int8_is_refused_where_one_dimension_drowns_the_rest(tmp_path: Path) -> None:
+    embeds = vectors(20)
+    embeds[:, 3] = 5000
+    writer = StoreWriter(tmp_path / "s", IDENTITY, 64, dtype="int8", shard_size=20)
+    with pytest.raises(ProclipError, match="int8 would round by .* use bfloat16"):
+        writer.add([str(n) for n in range(20)], embeds)
+
+
 def test_vectors_stay_on_disk(tmp_path: Path) -> None:
     def private_kilobytes() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

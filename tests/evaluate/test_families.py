@@ -21,7 +21,8 @@ from proclip.evaluate.tasks import (
     PairsTask,
     RetrievalTask,
 )
-from proclip.evaluate.zero_shot import build_zero_shot_classifier, zero_shot_accuracy
+from proclip.evaluate.zero_shot import zero_shot_accuracy
+from proclip.models.zero_shot import build_zero_shot_classifier
 
 
 def lookup(vectors: Mapping[str, Sequence[float]]) -> Encode:

@@ -180,7 +180,9 @@ def test_the_identity_names_all_that_changes_vectors(config: EmbedderConfig, lla
     assert identity_difference(identity, embedder_identity(replace(config, model=str(moved)))).startswith("files: ")
 
 
-def test_missing_models_and_packages_are_named(config: EmbedderConfig, llama: Path, tmp_path: Path, monkeypatch) -> None:
+def test_missing_models_and_packages_are_named(
+    config: EmbedderConfig, llama: Path, tmp_path: Path, monkeypatch
+) -> None:
     with pytest.raises(ProclipError, match=r"no \*\.safetensors"):
         load_embedder(EmbedderConfig(model=str(tmp_path)))
     with pytest.raises(ProclipError, match=r"'q\.gguf' is not in"):

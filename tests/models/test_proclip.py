@@ -83,7 +83,7 @@ def test_zero_shot_classifier_averages_templates(model: ProCLIP) -> None:
 def test_another_embedder_is_refused(model: ProCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(module, "load_embedder", lambda config, device: LetterEmbedder("digits"))
-    with pytest.raises(ProclipError, match="model: trained with 'letters', here 'digits'"):
+    with pytest.raises(ProclipError, match="model: want 'letters', have 'digits'"):
         ProCLIP.from_pretrained(tmp_path).encode_text("a")
 
 

@@ -21,6 +21,8 @@ TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": 
 FORMAT, VERSION = "proclip-embeddings", 1
 MANIFEST = "manifest.json"
 INT8_STEPS = 127
+INT8_LARGEST_LOSS, INT8_CHECKED_ROWS = 0.5, 16
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +131,29 @@ def pack(embeds: Tensor, dtype: StoreDtype) -> dict[str, Tensor]:
         ``embeds`` [n, dim] and, for int8, ``scale`` [n] float32.
 
     Raises:
-        ProclipError: a value is too large for float16.
+        ProclipError: a value is too large for float16, or int8 would keep little of what tells rows apart.
     """
     if dtype == "int8":
-        scale = (embeds.abs().amax(1) / INT8_STEPS).clamp(min=torch.finfo(torch.float32).tiny)
-        return {"embeds": (embeds / scale.unsqueeze(1)).round().to(torch.int8), "scale": scale}
+        scale = (embeds.abs().amax(1) / INT8_STEPS).clamp(min=TINY)
+        shard = {"embeds": (embeds / scale.unsqueeze(1)).round().to(torch.int8), "scale": scale}
+        if len(embeds) >= INT8_CHECKED_ROWS:
+            _check_int8(embeds, shard)
+        return shard
     packed = embeds.to(TORCH_DTYPES[dtype])
     if not bool(torch.isfinite(packed).all()):
         raise ProclipError(f"a value of {float(embeds.abs().max()):.4g} is too large for {dtype}: use bfloat16")
     return {"embeds": packed.contiguous()}
+
+
+def _check_int8(embeds: Tensor, shard: Mapping[str, Tensor]) -> None:
+    """Refuse vectors of which a few dimensions are so large that one scale a row rounds the others to nothing."""
+    error = unpack(shard, torch.arange(len(embeds))) - embeds
+    loss = float((error.std(0) / embeds.std(0).clamp(min=TINY)).median())
+    if loss > INT8_LARGEST_LOSS:
+        raise ProclipError(
+            f"int8 would round by {loss:.2g} of the spread of a typical dimension, since a few dimensions are far "
+            "larger than the rest (raw states of a causal LM are like this): use bfloat16"
+        )
 
 
 def unpack(shard: Mapping[str, Tensor], rows: Tensor) -> Tensor:

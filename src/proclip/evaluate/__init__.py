@@ -6,12 +6,10 @@ from .encoders import Encoders
 from .probe import ProbeResult, linear_probe
 from .suite import chance_levels, evaluated_images, run_suite
 from .tasks import load_task, load_tasks
-from .zero_shot import build_zero_shot_classifier
 
 __all__ = [
     "Encoders",
     "ProbeResult",
-    "build_zero_shot_classifier",
     "chance_levels",
     "evaluated_images",
     "linear_probe",

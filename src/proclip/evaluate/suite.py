@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..models.zero_shot import prompts
 from .encoders import Encode, Encoders
 from .fine_grained import hard_negative_accuracies, pair_accuracies
 from .probe import linear_probe
@@ -40,6 +41,21 @@ def evaluated_images(tasks: Mapping[str, Task]) -> list[str]:
         else:
             keys.update(key for key, _ in task.items)
     return sorted(keys)
+
+
+def evaluated_texts(tasks: Mapping[str, Task]) -> list[str]:
+    """Every distinct text that the tasks ask a model to encode, in their order: what a cache should hold beforehand."""
+    texts: list[str] = []
+    for task in tasks.values():
+        if isinstance(task, ClassificationTask):
+            texts.extend(prompts(task.classnames, task.templates))
+        elif isinstance(task, RetrievalTask):
+            texts.extend(caption for _, captions in task.items for caption in captions)
+        elif isinstance(task, PairsTask):
+            texts.extend(caption for item in task.items for caption in item.captions)
+        elif isinstance(task, HardNegativesTask):
+            texts.extend(caption for item in task.items for caption in (item.caption, item.negative))
+    return list(dict.fromkeys(texts))
 
 
 def _multilingual_mean(figures: Mapping[str, float]) -> dict[str, float]:

@@ -40,8 +40,9 @@ def image_key(style: str, concept: Concept) -> str:
     return f"{style}/{concept.key}"
 
 
-def _draw(concepts: Sequence[Concept], out: Path, progress: Callable[[int, int], None] | None
-          ) -> dict[str, PictureFacts]:
+def _draw(
+    concepts: Sequence[Concept], out: Path, progress: Callable[[int, int], None] | None
+) -> dict[str, PictureFacts]:
     jobs = []
     for style in STYLES:
         (out / "images" / style).mkdir(parents=True)
@@ -62,8 +63,9 @@ def unfit_concepts(concepts: Sequence[Concept], facts: Mapping[str, PictureFacts
     return frozenset(shared | toneless)
 
 
-def _rows(concepts: Sequence[Concept], facts: Mapping[str, PictureFacts],
-          splits: Mapping[str, tuple[str, ...]]) -> Rows:
+def _rows(
+    concepts: Sequence[Concept], facts: Mapping[str, PictureFacts], splits: Mapping[str, tuple[str, ...]]
+) -> Rows:
     rows = []
     for concept in concepts:
         for style in STYLES:
@@ -121,7 +123,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         manifest["benchmark"]["checksum"], manifest["benchmark"]["version"]
     except FileNotFoundError:
-        raise ProclipError(f"{folder} is not a mini world: {path} is missing; delete the folder and build again") from None
+        raise ProclipError(
+            f"{folder} is not a mini world: {path} is missing; delete the folder and build again"
+        ) from None
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ProclipError(f"{path} is damaged; delete {folder} and build again") from None
     return manifest
@@ -137,12 +141,16 @@ def verify_mini_world(path: str | Path) -> dict[str, Any]:
     manifest = _read_manifest(folder)
     benchmark = manifest["benchmark"]
     if benchmark["version"] != VERSION:
-        raise ProclipError(f"{folder} is {NAME} version {benchmark['version']!r}, this code builds {VERSION!r}: "
-                           "delete the folder and build again")
+        raise ProclipError(
+            f"{folder} is {NAME} version {benchmark['version']!r}, this code builds {VERSION!r}: "
+            "delete the folder and build again"
+        )
     have = checksum(folder)
     if have != benchmark["checksum"]:
-        raise ProclipError(f"{folder} is damaged: its files have the checksum {have[:12]}..., the manifest says "
-                           f"{benchmark['checksum'][:12]}...; delete the folder and build again")
+        raise ProclipError(
+            f"{folder} is damaged: its files have the checksum {have[:12]}..., the manifest says "
+            f"{benchmark['checksum'][:12]}...; delete the folder and build again"
+        )
     return manifest
 
 

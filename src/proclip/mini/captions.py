@@ -44,16 +44,26 @@ def short_caption(concept: Concept, style: str, facts: PictureFacts, tones_visib
     if len(colours) == 1 and share < 0.5:
         templates = [f"{what}, with much {listed}", f"a drawing of {what} with much {listed}"]
     elif len(colours) == 1:
-        templates = [f"{what}, mostly {listed}", f"{what} drawn mainly in {listed}",
-                     f"a mainly {listed} drawing of {what}"]
+        templates = [
+            f"{what}, mostly {listed}",
+            f"{what} drawn mainly in {listed}",
+            f"a mainly {listed} drawing of {what}",
+        ]
     else:
-        templates = [f"{what} in {listed}", f"a drawing of {what} in {listed}", f"{what}, coloured {listed}",
-                     f"{what} drawn in {listed}"]
+        templates = [
+            f"{what} in {listed}",
+            f"a drawing of {what} in {listed}",
+            f"{what}, coloured {listed}",
+            f"{what} drawn in {listed}",
+        ]
         if share >= 0.5:
             rest = join_words(colours[1:])
-            templates = [f"{what}, mostly {colours[0]} with some {rest}",
-                         f"a mostly {colours[0]} drawing of {what} with some {rest}",
-                         f"{what}, mainly {colours[0]} and also {rest}", *templates[1:3]]
+            templates = [
+                f"{what}, mostly {colours[0]} with some {rest}",
+                f"a mostly {colours[0]} drawing of {what} with some {rest}",
+                f"{what}, mainly {colours[0]} and also {rest}",
+                *templates[1:3],
+            ]
     return pick(templates, "short", concept.key, style)
 
 
@@ -79,28 +89,54 @@ def _colours(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     named = [(w, s) for w, s in facts.shares.items() if s >= _LEAST][:5] or list(facts.shares.items())[:1]
     first, share = named[0]
     parts = [f"{_amount(s)} is {w}" for w, s in named[1:]]
-    start = pick((f"{_amount(share)} of the drawing is {first}", f"of the coloured area, {_amount(share)} is {first}",
-                  f"{first} is the most common colour and fills {_amount(share)} of the drawing"), "colours", *seed)
+    start = pick(
+        (
+            f"{_amount(share)} of the drawing is {first}",
+            f"of the coloured area, {_amount(share)} is {first}",
+            f"{first} is the most common colour and fills {_amount(share)} of the drawing",
+        ),
+        "colours",
+        *seed,
+    )
     return capital(f"{start}, {join_words(parts)}." if parts else f"{start}, and no other colour counts for much.")
 
 
 def _halves(facts: PictureFacts, one: str, other: str, seed: tuple[str, ...]) -> str:
     first, second = facts.halves[one], facts.halves[other]
     if first == second:
-        return pick((f"The most common colour is {first} in the {one} half as well as in the {other} half.",
-                     f"Both the {one} and the {other} half have more {first} than any other colour."), one, *seed)
-    return pick((f"The {one} half has more {first} than any other colour, the {other} half more {second}.",
-                 f"In the {one} half the main colour is {first}, in the {other} half it is {second}.",
-                 f"The leading colour is {first} in the {one} half and {second} in the {other} half."), one, *seed)
+        return pick(
+            (
+                f"The most common colour is {first} in the {one} half as well as in the {other} half.",
+                f"Both the {one} and the {other} half have more {first} than any other colour.",
+            ),
+            one,
+            *seed,
+        )
+    return pick(
+        (
+            f"The {one} half has more {first} than any other colour, the {other} half more {second}.",
+            f"In the {one} half the main colour is {first}, in the {other} half it is {second}.",
+            f"The leading colour is {first} in the {one} half and {second} in the {other} half.",
+        ),
+        one,
+        *seed,
+    )
 
 
 def _all_halves(facts: PictureFacts, seed: tuple[str, ...]) -> dict[str, str]:
     """Says which colour leads above, below, left and right; in one sentence where it is the same everywhere."""
     if len(set(facts.halves.values())) == 1:
         colour = facts.halves["upper"]
-        return {"halves": pick((f"Above and below, left and right, {colour} leads over every other colour.",
-                                f"{capital(colour)} is the leading colour in every half: upper, lower, left and right."),
-                               "halves", *seed)}
+        return {
+            "halves": pick(
+                (
+                    f"Above and below, left and right, {colour} leads over every other colour.",
+                    f"{capital(colour)} is the leading colour in every half: upper, lower, left and right.",
+                ),
+                "halves",
+                *seed,
+            )
+        }
     return {"upper": _halves(facts, "upper", "lower", seed), "left": _halves(facts, "left", "right", seed)}
 
 
@@ -133,11 +169,22 @@ def apart(facts: PictureFacts, least_share: float, least_gap: float) -> list[tup
 
 def _size(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     percent = max(5, 5 * round(facts.coverage * 20))
-    shape = "wider than tall" if facts.aspect > 1.12 else "taller than wide" if facts.aspect < 0.89 else \
-        "about as wide as tall"
-    return pick((f"The drawing is {shape} and covers about {percent} percent of the white canvas.",
-                 f"It fills about {percent} percent of the white canvas and is {shape}.",
-                 f"Its shape is {shape}; about {percent} percent of the canvas is drawn on."), "size", *seed)
+    shape = (
+        "wider than tall"
+        if facts.aspect > 1.12
+        else "taller than wide"
+        if facts.aspect < 0.89
+        else "about as wide as tall"
+    )
+    return pick(
+        (
+            f"The drawing is {shape} and covers about {percent} percent of the white canvas.",
+            f"It fills about {percent} percent of the white canvas and is {shape}.",
+            f"Its shape is {shape}; about {percent} percent of the canvas is drawn on.",
+        ),
+        "size",
+        *seed,
+    )
 
 
 def _place(facts: PictureFacts, seed: tuple[str, ...]) -> str:
@@ -149,8 +196,11 @@ def _place(facts: PictureFacts, seed: tuple[str, ...]) -> str:
         sides.append("to the left of" if across < 0 else "to the right of")
     much = "well" if max(abs(across), abs(down)) >= 0.08 else "a little"
     where = f"{much} {' and '.join(sides)} the middle" if sides else "close to the middle"
-    return pick((f"Its weight lies {where} of the canvas.", f"The centre of the drawn area is {where} of the canvas."),
-                "place", *seed)
+    return pick(
+        (f"Its weight lies {where} of the canvas.", f"The centre of the drawn area is {where} of the canvas."),
+        "place",
+        *seed,
+    )
 
 
 def _form(facts: PictureFacts, seed: tuple[str, ...]) -> str:
@@ -163,9 +213,13 @@ def _form(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     else:
         mirror = "the left and the right side are clearly different"
     numbers = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-    parts = "it is all one connected piece" if facts.parts == 1 else \
-        f"it is made of {numbers[facts.parts]} separate pieces" if facts.parts <= 12 else \
-        "it is made of more than twelve separate pieces"
+    parts = (
+        "it is all one connected piece"
+        if facts.parts == 1
+        else f"it is made of {numbers[facts.parts]} separate pieces"
+        if facts.parts <= 12
+        else "it is made of more than twelve separate pieces"
+    )
     both = (mirror, parts)
     order = pick((both, both[::-1]), "form", *seed)
     return capital(f"{order[0]}, and {order[1]}.")
@@ -174,9 +228,14 @@ def _form(facts: PictureFacts, seed: tuple[str, ...]) -> str:
 def _light(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     tone = "bright" if facts.brightness >= 0.65 else "dark" if facts.brightness < 0.38 else "of medium brightness"
     strength = "strong" if facts.contrast >= 0.3 else "weak" if facts.contrast < 0.12 else "moderate"
-    return pick((f"Taken together the drawing is {tone}, with {strength} contrast between light and dark.",
-                 f"The contrast between light and dark is {strength}, and the drawing as a whole is {tone}."),
-                "light", *seed)
+    return pick(
+        (
+            f"Taken together the drawing is {tone}, with {strength} contrast between light and dark.",
+            f"The contrast between light and dark is {strength}, and the drawing as a whole is {tone}.",
+        ),
+        "light",
+        *seed,
+    )
 
 
 def _edge(facts: PictureFacts, seed: tuple[str, ...]) -> str:
@@ -185,16 +244,24 @@ def _edge(facts: PictureFacts, seed: tuple[str, ...]) -> str:
     elif facts.outlined >= 0.3:
         options = ("Black runs along a part of its outer edge.", "Its outer edge is black in part.")
     else:
-        options = ("There is little or no black along its outer edge.",
-                   "No black line runs round it; the areas of colour meet the canvas directly.")
+        options = (
+            "There is little or no black along its outer edge.",
+            "No black line runs round it; the areas of colour meet the canvas directly.",
+        )
     return pick(options, "edge", *seed)
 
 
 def _kind(concept: Concept, seed: tuple[str, ...]) -> str:
     group, kind = CATEGORY_WORDS[concept.category], concept.class_name
-    return pick((f"Its subject is filed under {group}, as a kind of {kind}.",
-                 f"It belongs to the group of {group}, in the class {kind}.",
-                 f"Among {group} it counts as {with_article(kind)}."), "kind", *seed)
+    return pick(
+        (
+            f"Its subject is filed under {group}, as a kind of {kind}.",
+            f"It belongs to the group of {group}, in the class {kind}.",
+            f"Among {group} it counts as {with_article(kind)}.",
+        ),
+        "kind",
+        *seed,
+    )
 
 
 def _figure(concept: Concept, tones_visible: bool) -> str:
@@ -208,8 +275,11 @@ def _figure(concept: Concept, tones_visible: bool) -> str:
         skin = f"the skin has {with_article(tones[0])} tone"
     who = ""
     if concept.gender:
-        who = f"the figures are {'men' if concept.gender == 'man' else 'women'}" if several else \
-            f"the figure is a {concept.gender}"
+        who = (
+            f"the figures are {'men' if concept.gender == 'man' else 'women'}"
+            if several
+            else f"the figure is a {concept.gender}"
+        )
     return capital("; ".join(part for part in (who, skin) if part)) + "." if who or skin else ""
 
 
@@ -224,8 +294,16 @@ def long_caption(concept: Concept, style: str, facts: PictureFacts, tones_visibl
     """
     seed = (concept.key, style)
     what = phrase(concept) if tones_visible else base_phrase(concept)
-    name = pick((f"This is a drawing of {what}.", f"The picture shows {what}.", f"What is drawn here is {what}.",
-                 f"The subject of this picture is {what}."), "name", *seed)
+    name = pick(
+        (
+            f"This is a drawing of {what}.",
+            f"The picture shows {what}.",
+            f"What is drawn here is {what}.",
+            f"The subject of this picture is {what}.",
+        ),
+        "name",
+        *seed,
+    )
     sentences = {
         "name": name,
         "kind": _kind(concept, seed),
@@ -235,8 +313,12 @@ def long_caption(concept: Concept, style: str, facts: PictureFacts, tones_visibl
         "relation": _relation(facts, seed),
         **_all_halves(facts, seed),
     }
-    extra = {"size": _size(facts, seed), "place": _place(facts, seed), "form": _form(facts, seed),
-             "light": _light(facts, seed)}
+    extra = {
+        "size": _size(facts, seed),
+        "place": _place(facts, seed),
+        "form": _form(facts, seed),
+        "light": _light(facts, seed),
+    }
     keep = shuffled(extra, "extra", *seed)
     sentences.update({name: extra.pop(name) for name in keep[:2]})
     chosen = [k for k, text in sentences.items() if text]

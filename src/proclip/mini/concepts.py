@@ -150,14 +150,25 @@ def _gender_and_role(base: str) -> tuple[str, str]:
     return gender, role or "adult"
 
 
-def _concept(key: str, names: dict[str, str], place: tuple[str, str], aliases: tuple[str, ...],
-             paths: dict[str, Path]) -> Concept:
+def _concept(
+    key: str, names: dict[str, str], place: tuple[str, str], aliases: tuple[str, ...], paths: dict[str, Path]
+) -> Concept:
     english = names["en"]
     tones = tuple(_TONE.findall(english))
     base = _TONE.sub("", english)
     gender, role = _gender_and_role(base) if place[0] == "People & Body" else ("", base)
-    return Concept(key=key, names=names, category=place[0], subcategory=place[1], base=base, tones=tones,
-                   aliases=_extra_aliases(aliases, base), gender=gender, role=role, paths=paths)
+    return Concept(
+        key=key,
+        names=names,
+        category=place[0],
+        subcategory=place[1],
+        base=base,
+        tones=tones,
+        aliases=_extra_aliases(aliases, base),
+        gender=gender,
+        role=role,
+        paths=paths,
+    )
 
 
 def load_concepts() -> list[Concept]:

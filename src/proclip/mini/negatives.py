@@ -18,18 +18,47 @@ MOST = 120
 """Items a kind."""
 
 _NEAR = {
-    "black": ("grey", "brown", "blue"), "grey": ("black", "white", "light blue", "beige"), "white": ("grey", "beige"),
-    "red": ("orange", "pink", "brown", "purple"), "orange": ("red", "yellow", "brown", "beige"),
-    "yellow": ("orange", "beige", "green", "brown"), "green": ("yellow", "blue", "light blue"),
-    "light blue": ("blue", "grey", "green", "white", "purple"), "blue": ("light blue", "purple", "black", "green"),
-    "purple": ("pink", "blue", "red", "light blue"), "pink": ("red", "purple", "beige", "orange"),
+    "black": ("grey", "brown", "blue"),
+    "grey": ("black", "white", "light blue", "beige"),
+    "white": ("grey", "beige"),
+    "red": ("orange", "pink", "brown", "purple"),
+    "orange": ("red", "yellow", "brown", "beige"),
+    "yellow": ("orange", "beige", "green", "brown"),
+    "green": ("yellow", "blue", "light blue"),
+    "light blue": ("blue", "grey", "green", "white", "purple"),
+    "blue": ("light blue", "purple", "black", "green"),
+    "purple": ("pink", "blue", "red", "light blue"),
+    "pink": ("red", "purple", "beige", "orange"),
     "brown": ("orange", "red", "black", "beige", "yellow"),
     "beige": ("white", "yellow", "brown", "pink", "orange", "grey"),
 }  # colours that people may take for one another: never each other's false colour
 
-_STRANGERS = ("banana", "penguin", "cactus", "guitar", "snail", "anchor", "pineapple", "candle", "turtle", "ladder",
-              "teapot", "pumpkin", "bicycle", "rocket", "carrot", "trumpet", "kangaroo", "microscope", "strawberry",
-              "sailboat", "octopus", "toothbrush", "drum", "snowman")
+_STRANGERS = (
+    "banana",
+    "penguin",
+    "cactus",
+    "guitar",
+    "snail",
+    "anchor",
+    "pineapple",
+    "candle",
+    "turtle",
+    "ladder",
+    "teapot",
+    "pumpkin",
+    "bicycle",
+    "rocket",
+    "carrot",
+    "trumpet",
+    "kangaroo",
+    "microscope",
+    "strawberry",
+    "sailboat",
+    "octopus",
+    "toothbrush",
+    "drum",
+    "snowman",
+)
 """Things that no other picture contains: put beside the subject they make a caption false."""
 
 Item = tuple[str, str]
@@ -73,12 +102,18 @@ class _Maker:
 
     def replace_object(self, concept: Concept) -> Item | None:
         """Another thing of the same kind; people keep gender and skin."""
+        if concept.role == "adult":  # "a woman" is true of every woman
+            return None
         words, seen = set(concept.role.split()), self._seen(concept)
         names = {}
         for peer in self.peers[self._peer_group(concept)]:
             other = self._seen(peer)
-            if not words.intersection(peer.role.split()) and _difference(seen, other) > 0.2 \
-                    and seen.digest != other.digest:
+            if (
+                peer.role != "adult"
+                and not words.intersection(peer.role.split())
+                and _difference(seen, other) > 0.2
+                and seen.digest != other.digest
+            ):
                 names[peer.key] = peer
         if not names:
             return None
@@ -142,8 +177,15 @@ class _Maker:
         stranger = pick(strangers, "stranger", concept.key, self.style)
         negative = f"{phrase(concept)} {pick(('beside', 'next to'), 'beside', concept.key)} {with_article(stranger)}"
         colour = next(iter(self._seen(concept).shares))
-        fillers = ["and nothing else", "with nothing beside it", "alone on a white canvas", f"with some {colour} colour",
-                   "with nothing else near it", "on an empty canvas", "on plain white ground"]
+        fillers = [
+            "and nothing else",
+            "with nothing beside it",
+            "alone on a white canvas",
+            f"with some {colour} colour",
+            "with nothing else near it",
+            "on an empty canvas",
+            "on plain white ground",
+        ]
         return _closest(phrase(concept), fillers, negative, concept.key), negative
 
     def add_attribute(self, concept: Concept) -> Item | None:
@@ -153,9 +195,15 @@ class _Maker:
         if not wrong or not colours or any(re.search(rf"\b{w}\b", what) for w in COLOURS):
             return None
         false = pick(wrong, "added", concept.key, self.style)
-        negative = f"{what}, in {join_words([colours[0], false])}"
-        fillers = [f"partly {colours[0]}", f"drawn with {colours[0]}",
-                   f"in {colours[0]} on white", f"to some part {colours[0]}", f"in {colours[0]} on a white canvas"]
+        listed = join_words(colours[:2])
+        negative = f"{what}, in {join_words([*colours[:2], false])}"
+        fillers = [
+            f"in {listed} on white",
+            f"in {listed} on a white canvas",
+            f"drawn in {listed}",
+            f"drawn with {listed}",
+            f"to some part {listed}",
+        ]
         return _closest(f"{what},", fillers, negative, concept.key), negative
 
 
@@ -169,8 +217,9 @@ KINDS = ("replace_object", "replace_attribute", "replace_relation", "swap_attrib
 """Kinds of change."""
 
 
-def negative_items(concepts: Sequence[Concept], everyone: Sequence[Concept],
-                   facts: Mapping[str, PictureFacts]) -> list[dict[str, Any]]:
+def negative_items(
+    concepts: Sequence[Concept], everyone: Sequence[Concept], facts: Mapping[str, PictureFacts]
+) -> list[dict[str, Any]]:
     """Returns up to :data:`MOST` items of each kind over ``concepts``, as many of people as of things where possible.
 
     Args:
@@ -190,7 +239,8 @@ def negative_items(concepts: Sequence[Concept], everyone: Sequence[Concept],
             texts = make(concept)
             if texts is not None and texts[0] != texts[1]:
                 made[concept.is_figure].append(
-                    {"kind": kind, "key": f"{style}/{key}", "caption": texts[0], "negative": texts[1]})
+                    {"kind": kind, "key": f"{style}/{key}", "caption": texts[0], "negative": texts[1]}
+                )
         figures = made[True][: max(MOST // 3, MOST - len(made[False]))]
         items += figures + made[False][: MOST - len(figures)]
     return items

@@ -68,7 +68,7 @@ def _by_hash(pairs: Sequence[Pair], pattern: str) -> list[Pair]:
     """Orders pairs by a hash and lets a concept stand in at most two of them."""
     table = {f"{a.key}|{b.key}": (a, b, x, y) for a, b, x, y in pairs}
     uses: Counter[str] = Counter()
-    chosen = []
+    chosen: list[Pair] = []
     for name in shuffled(table, "pairs", pattern):
         a, b, _, _ = table[name]
         if max(uses[a.key], uses[b.key]) < 2 and len(chosen) < MOST:
@@ -136,8 +136,9 @@ def _counts(concepts: Sequence[Concept]) -> Iterator[Pair]:
 def _colours(concepts: Sequence[Concept]) -> Iterator[Pair]:
     for stem in COLOUR_STEMS:
         group = [c for c in concepts if c.base.endswith(stem)]
-        split = {c.key: next((n for n in _COLOUR_NAMES if c.base.split()[-2 - stem.count(" ", 1)] == n), "")
-                 for c in group}
+        split = {
+            c.key: next((n for n in _COLOUR_NAMES if c.base.split()[-2 - stem.count(" ", 1)] == n), "") for c in group
+        }
         for a, b in combinations(group, 2):
             one, other = split[a.key], split[b.key]
             if one and other and one != other and a.base.replace(one, "") == b.base.replace(other, ""):
@@ -146,8 +147,7 @@ def _colours(concepts: Sequence[Concept]) -> Iterator[Pair]:
 
 def pair_items(concepts: Sequence[Concept], facts: Mapping[str, PictureFacts]) -> list[dict[str, Any]]:
     """Returns the items of the pairs task over ``concepts``, both styles, in a fixed order."""
-    patterns = {"skin tone": _tones, "gender": _genders, "direction": _directions, "colour": _colours,
-                "count": _counts}
+    patterns = {"skin tone": _tones, "gender": _genders, "direction": _directions, "colour": _colours, "count": _counts}
     chosen = {name: _by_hash(list(make(concepts)), name) for name, make in patterns.items()}
     chosen["state"] = _by_hash(list(_listed(concepts, STATES)), "state")
     items = []

@@ -100,21 +100,62 @@ _SPECIAL = {
     "construction": "a construction barrier",
 }
 _NO_ARTICLE = {
-    "bacon", "butter", "bread", "popcorn", "salt", "cooked rice", "curry rice", "garlic", "ginger root", "leafy green",
-    "spaghetti", "oden", "sushi", "ice", "mate", "sake", "fried shrimp", "shaved ice", "honey", "fire", "fog",
-    "fish cake with swirl", "dna", "yarn", "thread", "soap", "camping", "money with wings", "fondue", "broccoli",
-    "confetti", "pouring liquid", "restroom", "baggage claim", "left luggage", "passport control", "potable water",
-    "non-potable water", "martial arts", "badminton", "baseball", "ice hockey", "field hockey", "lacrosse", "tennis",
-    "ping pong", "bowling", "nail polish", "building construction", "construction", "wood", "corn", "steam", "coral",
-    "hair", "high voltage", "luggage", "custard", "dango", "wireless", "part alternation",
-    "cinema", "information", "ZZZ", "currency exchange", "fork and knife", "fork and knife with plate",
-    "hammer and pick", "hammer and wrench", "bow and arrow", "nut and bolt", "couch and lamp", "star and crescent",
-    "yin yang", "fog",
-}
-_SINGULAR = {
-    "playground slide", "atlas", "flying saucer", "bus", "minibus", "trolleybus", "compass", "abacus", "T-Rex",
-    "house with garden", "cactus", "hibiscus", "octopus", "lotus", "circus tent", "rhinoceros", "hippopotamus",
-    "peanuts", "citrus", "tennis",
+    "bacon",
+    "butter",
+    "bread",
+    "popcorn",
+    "salt",
+    "cooked rice",
+    "curry rice",
+    "garlic",
+    "ginger root",
+    "leafy green",
+    "spaghetti",
+    "oden",
+    "sushi",
+    "ice",
+    "mate",
+    "sake",
+    "fried shrimp",
+    "shaved ice",
+    "fire",
+    "fish cake with swirl",
+    "dna",
+    "yarn",
+    "thread",
+    "soap",
+    "camping",
+    "money with wings",
+    "fondue",
+    "broccoli",
+    "pouring liquid",
+    "badminton",
+    "baseball",
+    "ice hockey",
+    "field hockey",
+    "lacrosse",
+    "tennis",
+    "ping pong",
+    "bowling",
+    "nail polish",
+    "building construction",
+    "wood",
+    "coral",
+    "high voltage",
+    "luggage",
+    "custard",
+    "dango",
+    "ZZZ",
+    "fork and knife",
+    "fork and knife with plate",
+    "hammer and pick",
+    "hammer and wrench",
+    "bow and arrow",
+    "nut and bolt",
+    "couch and lamp",
+    "star and crescent",
+    "yin yang",
+    "fog",
 }
 _PLURAL_HEADS = re.compile(
     r"\b(men|women|people|hands|eyes|lungs|grapes|cherries|blueberries|beans|peanuts|glasses|goggles|gloves|shorts|"
@@ -137,8 +178,14 @@ _HAIR = {
     "red hair": "with red hair",
     "white hair": "with white hair",
 }
-_MEMBERS = {"man": "a man", "woman": "a woman", "boy": "a boy", "girl": "a girl", "adult": "an adult",
-            "child": "a child"}
+_MEMBERS = {
+    "man": "a man",
+    "woman": "a woman",
+    "boy": "a boy",
+    "girl": "a girl",
+    "adult": "an adult",
+    "child": "a child",
+}
 _MISSING_ARTICLE = re.compile(
     r"\b(with|in|wearing|feeding|getting|tipping|raising|bouncing|rowing) (?=(veil|crown|skullcap|headscarf|white cane|"
     r"tuxedo|steamy room|manual wheelchair|motorized wheelchair|turban|baby|haircut|massage|hand|ball|boat)\b)"
@@ -199,7 +246,7 @@ def base_phrase(concept: Concept) -> str:
         return figure
     if base in _NO_ARTICLE:
         return base
-    if _PLURAL_HEADS.search(base) and not _PLURAL_WITH_ARTICLE.search(base) and base not in _SINGULAR:
+    if _PLURAL_HEADS.search(base) and not _PLURAL_WITH_ARTICLE.search(base):
         return base
     return with_article(base)
 

@@ -105,8 +105,7 @@ def _whole_figures(figures: Sequence[Concept], of: dict[str, str]) -> None:
             _place(variants[role, pick(sorted(by_role[role]), "whole gender", role)], split, of)
 
 
-def _cells(figures: Sequence[Concept], of: dict[str, str], held: Mapping[str, int], seed: str,
-           wanted: str) -> None:
+def _cells(figures: Sequence[Concept], of: dict[str, str], held: Mapping[str, int], seed: str, wanted: str) -> None:
     """Holds out, of some roles, one skin tone in man and woman (``wanted="gender"``) or both directions."""
     cells: dict[str, list[Concept]] = defaultdict(list)
     for concept in figures:
@@ -117,8 +116,12 @@ def _cells(figures: Sequence[Concept], of: dict[str, str], held: Mapping[str, in
             cells[f"{concept.role}|{tone}"].append(concept)
         elif wanted == "direction":
             cells[f"{direction_stem(concept)}|{tone}"].append(concept)
-    whole = {name for name, group in cells.items() if len(group) == 2
-             and (len({c.gender for c in group}) == 2 if wanted == "gender" else direction_stem(group[0]) != "")}
+    whole = {
+        name
+        for name, group in cells.items()
+        if len(group) == 2
+        and (len({c.gender for c in group}) == 2 if wanted == "gender" else direction_stem(group[0]) != "")
+    }
     order = shuffled(whole, seed)
     used: set[str] = set()
     for split, number in held.items():
@@ -134,7 +137,11 @@ def _cells(figures: Sequence[Concept], of: dict[str, str], held: Mapping[str, in
 def direction_stem(concept: Concept) -> str:
     """Returns what two figures that face opposite ways share, or "" if the name is not of such a pair."""
     base = concept.base
-    for left, right in (("leftwards ", "rightwards "), ("left-facing ", "right-facing "), ("pointing left", "pointing right")):
+    for left, right in (
+        ("leftwards ", "rightwards "),
+        ("left-facing ", "right-facing "),
+        ("pointing left", "pointing right"),
+    ):
         if left in base or right in base:
             return base.replace(left, "*").replace(right, "*")
     turning = ("walking", "running", "kneeling", "in manual wheelchair", "in motorized wheelchair", "with white cane")
@@ -189,5 +196,7 @@ def make_splits(concepts: Sequence[Concept], unfit: frozenset[str] = frozenset()
     _cells(figures, of, {"test": 9, "dev": 4}, "direction cells", "direction")
     _single_figures(figures, of, {"test": TEST, "dev": DEV})
     align = _align(concepts, of)
-    return {c.key: (of[c.key],) if c.key in of else ("pretrain", "align") if c.key in align else ("pretrain",)
-            for c in concepts}
+    return {
+        c.key: (of[c.key],) if c.key in of else ("pretrain", "align") if c.key in align else ("pretrain",)
+        for c in concepts
+    }

@@ -92,8 +92,14 @@ def make_tasks(concepts: Sequence[Concept], facts: Mapping[str, PictureFacts], r
         named = _named_apart(held["openmoji"])
         made += [_retrieval(f"multilingual_{lang}", named, f"name_{lang}") for lang in LANGUAGES]
         made.append({"task": "pairs", "name": "pairs", "items": pair_items(own, facts), "chance": 0.25})
-        made.append({"task": "hard_negatives", "name": "hard_negatives", "chance": 0.5,
-                     "items": negative_items(own, concepts, facts)})
+        made.append(
+            {
+                "task": "hard_negatives",
+                "name": "hard_negatives",
+                "chance": 0.5,
+                "items": negative_items(own, concepts, facts),
+            }
+        )
         train = [r for r in rows if "pretrain" in r["splits"] and r["style"] == "openmoji"]
         made.append(_probe("linear_probe_openmoji", train, held["openmoji"]))
         tasks.update({f"{split}/{task['name']}": task for task in made})

@@ -18,6 +18,7 @@ from .adapter import Adapter
 from .clip import ClipImageTower, checkpoint_folder
 from .embedder import TextEmbedder, identity_difference, load_embedder
 from .preprocess import ImagePreprocess, read_image
+from .zero_shot import build_zero_shot_classifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,9 +135,7 @@ class ProCLIP(nn.Module):
         Returns:
             [d, c]; ``image_embeds @ classifier`` is the score of each class.
         """
-        prompts = [template.format(name) for name in classnames for template in templates]
-        embeds = self.encode_text(prompts).view(len(classnames), len(templates), -1)
-        return F.normalize(embeds.mean(1), dim=-1).T
+        return build_zero_shot_classifier(self.encode_text, classnames, templates)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and the model card.

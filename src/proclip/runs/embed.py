@@ -58,11 +58,11 @@ def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
         teacher.update(of_teacher)
     store = Path(first.data.store)
     embedder = load_embedder(first.embedder, device=device)
-    with StoreWriter(store / "llm", embedder.identity, embedder.dim, "fp16") as writer, progress("LLM") as report:
+    with StoreWriter(store / "llm", embedder.identity, embedder.dim, "float16") as writer, progress("LLM") as report:
         say(first.embedder.model, embed_captions(llm.items(), embedder, writer, report))
     if teacher:
         clip = load_clip(first.clip)
-        with StoreWriter(store / "teacher", clip.identity, clip.dim, "fp32") as writer, progress("teacher") as report:
+        with StoreWriter(store / "teacher", clip.identity, clip.dim, "float32") as writer, progress("teacher") as report:
             say(first.clip, embed_captions(teacher.items(), clip, writer, report))
 
 

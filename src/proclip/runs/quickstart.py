@@ -14,10 +14,11 @@ from rich.console import Console
 
 from ..config import Recipe, config_hash
 from ..errors import ProclipError
-from ..evaluate.tasks import texts_of
+from ..evaluate.suite import evaluated_texts
+from ..evaluate.tasks import load_tasks
 from ..report.page import write_report
 from ..report.table import print_table
-from .embed import embed_recipes
+from .embed import embed_recipes, progress
 from .evaluate import World
 from .gallery import curves, gallery
 from .mini import build
@@ -99,7 +100,8 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     tasks = SHORT_TASKS if short else None
     with steps.step("embed", reused=(store / "texts").is_dir()):
         embed_recipes(list(recipes.values()))
-        world.texts.encode(texts_of(world.tasks, tasks))
+        with progress("LLM") as report:
+            world.texts.encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
     for method, recipe in recipes.items():
         with steps.step(f"train {method}", reused=(out / method / "model" / "config.json").is_file()):
             train_recipe(recipe, out / method)

@@ -1,0 +1,30 @@
+"""The zero-shot classifier: class names and prompt templates to one direction a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every class name in every template, class by class; ``{}`` stands for the name."""
+    return [template.replace("{}", name) for name in classnames for template in templates]
+
+
+def build_zero_shot_classifier(
+    encode_text: Callable[[Sequence[str]], Tensor], classnames: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """One column a class: the mean of its prompts' text embeds, normalised again.
+
+    Args:
+        encode_text: texts to L2-normalised text_embeds, [n, d].
+        classnames: c names.
+        templates: p prompt templates with ``{}`` where the name goes.
+
+    Returns:
+        [d, c]; ``image_embeds @ classifier`` is the score of each class.
+    """
+    embeds = encode_text(prompts(classnames, templates)).view(len(classnames), len(templates), -1)  # [c, p, d]
+    return F.normalize(embeds.mean(dim=1), dim=-1).T
