@@ -107,37 +107,28 @@ def test_the_embedder_must_be_the_stores(tmp_path: Path) -> None:
         embed_captions(ROWS, FakeEmbedder(layer=2), writer)
 
 
-def test_the_cache_encodes_a_text_once_and_loads_the_embedder_only_then(tmp_path: Path) -> None:
-    embedder, loads = FakeEmbedder(), []
-
-    def load() -> FakeEmbedder:
-        loads.append(1)
-        return embedder
-
-    cache = TextCache(tmp_path / "s", load, embedder.identity)
+def test_the_cache_encodes_a_text_once(tmp_path: Path) -> None:
+    embedder = FakeEmbedder()
+    cache = TextCache(tmp_path / "s", embedder)
     texts = ["a cat", "a dog", "a cat"]
     wanted = torch.stack([vector(text) for text in texts])
-    assert loads == []
+    assert embedder.seen == []
     assert torch.equal(cache.encode(texts), wanted)
     assert torch.equal(cache.encode(["a dog", "a cow"]), torch.stack([vector("a dog"), vector("a cow")]))
     assert embedder.seen == ["a cat", "a dog", "a cow"]
-    again = TextCache(tmp_path / "s", load, embedder.identity)
-    assert torch.equal(again.encode(texts), wanted)
-    assert loads == [1]
+    assert torch.equal(TextCache(tmp_path / "s", embedder).encode(texts), wanted)
+    assert len(embedder.seen) == 3
     with pytest.raises(ProclipError, match="layer: want 2, have 1"):
-        TextCache(tmp_path / "s", load, FakeEmbedder(layer=2).identity)
+        TextCache(tmp_path / "s", FakeEmbedder(layer=2))
 
 
 def test_two_caches_may_share_a_folder(tmp_path: Path) -> None:
-    first, second = (TextCache(tmp_path / "s", FakeEmbedder, FakeEmbedder().identity) for _ in range(2))
+    first, second = (TextCache(tmp_path / "s", FakeEmbedder()) for _ in range(2))
     first.encode(["a cat", "a dog"])
     assert torch.equal(second.encode(["a cow", "a cat"]), torch.stack([vector("a cow"), vector("a cat")]))
     assert set(EmbeddingStore.open(tmp_path / "s").keys) == {text_key(text) for text in ("a cat", "a dog", "a cow")}
 
 
-def test_the_cache_refuses_another_embedder_and_empty_texts(tmp_path: Path) -> None:
-    cache = TextCache(tmp_path / "s", lambda: FakeEmbedder(layer=3), FakeEmbedder().identity)
-    with pytest.raises(ProclipError, match="layer: want 1, have 3"):
-        cache.encode(["a cat"])
+def test_the_cache_refuses_empty_texts(tmp_path: Path) -> None:
     with pytest.raises(ProclipError, match="text 0 of 1 is empty"):
-        cache.encode([""])
+        TextCache(tmp_path / "s", FakeEmbedder()).encode([""])

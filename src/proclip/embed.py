@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,20 +100,18 @@ def _new_captions(rows: Iterable[tuple[str, str]], writer: StoreWriter) -> tuple
 class TextCache:
     """Vectors of free texts by their content: read from a store, and encoded and added where they are not there yet.
 
-    The embedder is loaded when a text is first missing. Several processes may share the folder.
+    The embedder is asked only for texts that are missing. Several processes may share the folder.
 
     Args:
         path: folder of the store, for one embedder; float32, so that a figure does not depend on the cache.
-        load: gives the embedder.
-        identity: of the embedder that `load` gives (`embedder_identity` knows it without loading).
+        embedder: encodes what is missing; a `LazyEmbedder` is loaded only then.
 
     Raises:
         ProclipError: the store at `path` is another embedder's; the message lists the fields that differ.
     """
 
-    def __init__(self, path: str | Path, load: Callable[[], TextEmbedder], identity: Mapping[str, Any]) -> None:
-        self.path, self.load, self.identity = Path(path), load, dict(identity)
-        self._embedder: TextEmbedder | None = None
+    def __init__(self, path: str | Path, embedder: TextEmbedder) -> None:
+        self.path, self.embedder = Path(path), embedder
         self._store = self._open()
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
@@ -128,7 +125,7 @@ class TextCache:
             [n, h] float32, in the order of the texts.
 
         Raises:
-            ProclipError: a text is empty, or the embedder is not the one that the cache is for.
+            ProclipError: a text is empty.
         """
         check_texts(texts)
         keys = [text_key(text) for text in texts]
@@ -144,25 +141,16 @@ class TextCache:
         if missing:
             self._store = self._open()
         if self._store is None:
-            return torch.empty(0, self._loaded().dim)
+            return torch.empty(0, self.embedder.dim)
         return self._store.rows(keys)
 
     def _open(self) -> EmbeddingStore | None:
-        return EmbeddingStore.open(self.path, expect=self.identity) if (self.path / MANIFEST).exists() else None
-
-    def _loaded(self) -> TextEmbedder:
-        if self._embedder is None:
-            embedder = self.load()
-            if differ := identity_difference(self.identity, embedder.identity):
-                raise ProclipError(f"the text cache at {self.path} is for another embedder: {differ}")
-            self._embedder = embedder
-        return self._embedder
+        return EmbeddingStore.open(self.path, expect=self.embedder.identity) if (self.path / MANIFEST).exists() else None
 
     def _add(self, keys: list[str], texts: list[str]) -> None:
-        embedder = self._loaded()
-        encoded = embedder.encode(texts)
+        encoded = self.embedder.encode(texts)
         # The store's lock is held only to write, so that processes that share the folder do not wait for an LLM.
-        with StoreWriter(self.path, self.identity, embedder.dim) as writer:
+        with StoreWriter(self.path, self.embedder.identity, self.embedder.dim) as writer:
             new = [n for n, key in enumerate(keys) if key not in writer.done_keys]
             if new:
                 writer.add(

@@ -96,7 +96,7 @@ def test_int8_is_refused_where_one_dimension_drowns_the_rest(tmp_path: Path) -> 
     embeds = vectors(20)
     embeds[:, 3] = 5000
     writer = StoreWriter(tmp_path / "s", IDENTITY, 64, dtype="int8", shard_size=20)
-    with pytest.raises(ProclipError, match="int8 would round by .* use bfloat16"):
+    with pytest.raises(ProclipError, match=r"int8 would round by .* use bfloat16"):
         writer.add([str(n) for n in range(20)], embeds)
 
 

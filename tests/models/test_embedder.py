@@ -14,7 +14,7 @@ from proclip.models import embedder as embedder_module
 from proclip.models.embedder import CausalLMEmbedder, embedder_identity, identity_difference, load_embedder
 
 TEXTS = ["red", "a small blue house", "two", "a house , a car and two small red boxes on white"]
-WORDS = sorted({word for text in TEXTS for word in text.split()} | set("a red car beside tall tree A drawing".split()))
+WORDS = sorted({word for text in [*TEXTS, "a red car beside tall tree A drawing"] for word in text.split()})
 
 
 def make_tokenizer(pad: bool = False) -> PreTrainedTokenizerFast:

@@ -17,7 +17,7 @@ from proclip.errors import ProclipError
 from proclip.models import proclip as module
 from proclip.models.adapter import Adapter
 from proclip.models.clip import load_clip
-from proclip.models.embedder import Encoded
+from proclip.models.embedder import Encoded, identity_difference
 from proclip.models.proclip import ProCLIP
 
 LLM_DIM = 8
@@ -28,8 +28,10 @@ class LetterEmbedder:
 
     dim = LLM_DIM
 
-    def __init__(self, name: str = "letters") -> None:
+    def __init__(self, name: str = "letters", expect: dict[str, str] | None = None) -> None:
         self.identity = {"model": name}
+        if expect is not None and (differ := identity_difference(expect, self.identity)):
+            raise ProclipError(differ)
 
     def encode(self, texts: Any, batch_tokens: int = 0) -> Encoded:
         rows = [[float(text.count(letter)) for letter in "aeioudrn"] for text in texts]
@@ -55,7 +57,7 @@ def test_round_trip(model: ProCLIP, pictures: list[Path], tmp_path: Path, monkey
     model.save_pretrained(tmp_path, "zero-shot 0.5")
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
     assert "zero-shot 0.5" in (tmp_path / "README.md").read_text()
-    monkeypatch.setattr(module, "load_embedder", lambda config, device: LetterEmbedder())
+    monkeypatch.setattr(module, "LazyEmbedder", lambda config, device, expect: LetterEmbedder(expect=expect))
     loaded = ProCLIP.from_pretrained(tmp_path)
     assert torch.equal(loaded.encode_image(pictures), model.encode_image(pictures))
     assert torch.equal(loaded.encode_text(["a red bar"]), model.encode_text(["a red bar"]))
@@ -82,7 +84,7 @@ def test_zero_shot_classifier_averages_templates(model: ProCLIP) -> None:
 
 def test_another_embedder_is_refused(model: ProCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save_pretrained(tmp_path)
-    monkeypatch.setattr(module, "load_embedder", lambda config, device: LetterEmbedder("digits"))
+    monkeypatch.setattr(module, "LazyEmbedder", lambda config, device, expect: LetterEmbedder("digits", expect))
     with pytest.raises(ProclipError, match="model: want 'letters', have 'digits'"):
         ProCLIP.from_pretrained(tmp_path).encode_text("a")
 

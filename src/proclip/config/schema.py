@@ -32,6 +32,9 @@ class EmbedderConfig:
     layer: int = -1
     """Hidden layer that is pooled (``causal-lm`` only): 0 the token embeddings, n after block n, -1 the last,
     final norm included. Blocks above it are never run."""
+    skip_tokens: int = 0
+    """Leading tokens, those of `instruction` included, that the mean leaves out (``causal-lm``, ``mean``). A causal LM
+    uses its first token as an attention sink whose norm dwarfs the others': give it one and leave it out."""
     padding_side: Literal["left", "right"] = "right"
     """Where a batch is padded (``causal-lm`` only)."""
     instruction: str = ""
@@ -46,6 +49,8 @@ class EmbedderConfig:
     def __post_init__(self) -> None:
         require(self.max_length >= 2, "embedder.max_length", "at least 2 tokens", self.max_length)
         require(self.layer >= -1, "embedder.layer", "-1 (the last) or a layer number", self.layer)
+        pooled = self.skip_tokens == 0 or (self.skip_tokens > 0 and self.pooling == "mean")
+        require(pooled, "embedder.skip_tokens", "0, or more with pooling 'mean'", self.skip_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

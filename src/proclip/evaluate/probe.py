@@ -7,11 +7,9 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import ProclipError
-from ..metrics import mean_per_class_accuracy
 from .encoders import Encoders, encode_distinct
 from .tasks import ProbeTask
 
@@ -28,11 +26,11 @@ class ProbeResult(NamedTuple):
     """What the probe found."""
 
     accuracy: float
-    """Mean per-class accuracy on the test images, 0 to 1."""
+    """Share of the test images whose label is predicted right, 0 to 1."""
     inverse_regularisation: float
     """The chosen C of scikit-learn."""
     validation_accuracy: float
-    """Mean per-class accuracy on the held-out training images at that C."""
+    """The same on the held-out training images at that C."""
     converged: bool
     """Whether the last fit ended before `MAX_ITERATIONS`."""
 
@@ -42,7 +40,7 @@ Labels = NDArray[np.int64]
 
 
 def _fit_and_score(log10_c: float, train: tuple[Features, Labels], test: tuple[Features, Labels]) -> tuple[float, bool]:
-    """Fit on `train` with C = 10**log10_c; mean per-class accuracy on `test`, and whether the fit converged."""
+    """Fit on `train` with C = 10**log10_c; accuracy on `test`, and whether the fit converged."""
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -50,12 +48,10 @@ def _fit_and_score(log10_c: float, train: tuple[Features, Labels], test: tuple[F
         raise ProclipError("the linear probe needs scikit-learn: pip install 'proclip-align[eval]'") from None
 
     classifier = LogisticRegression(C=10.0**log10_c, solver="lbfgs", max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said by the result instead
         classifier.fit(*train)
-    stopped_early = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    predictions = torch.from_numpy(np.asarray(classifier.predict(test[0]), dtype=np.int64))
-    return float(mean_per_class_accuracy(predictions, torch.from_numpy(test[1]))), not stopped_early
+    return float(classifier.score(*test)), bool(classifier.n_iter_.max() < MAX_ITERATIONS)
 
 
 def _held_out(labels: Labels) -> NDArray[np.bool_]:
@@ -95,7 +91,7 @@ def linear_probe(task: ProbeTask, encoders: Encoders) -> ProbeResult:
     C is chosen on a fixed fifth of the training images, by a coarse log-spaced sweep and then by halving the interval
     around the best, and the classifier is fitted again on all of them. The features are centred and divided by one
     number, their root mean square over the training images: that changes nothing but the scale of C, so that one grid
-    serves every encoder. The figure is the mean per class, for classes may be of very different size.
+    serves every encoder.
 
     Raises:
         ProclipError: the training images have fewer than two classes, no class has five images to hold one out, all

@@ -109,7 +109,7 @@ class ProbeTask:
     classnames: tuple[str, ...]
     """Name of each label."""
     chance: float
-    """Mean per-class accuracy of a guess."""
+    """Accuracy of a guess: the share of the most frequent label."""
 
 
 Task: TypeAlias = ClassificationTask | RetrievalTask | PairsTask | HardNegativesTask | ProbeTask

@@ -125,7 +125,7 @@ class Clip:
         """d, width of the shared space."""
         return self.image_tower.embed_dim
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoded:
         """Texts to text embeds, [n, d] float32, L2-normalised, on the CPU, with the count of truncated texts."""
         self.text_tower.eval()

@@ -75,14 +75,21 @@ def identity_of(config: EmbedderConfig, source: EmbedderSource) -> dict[str, Any
     Raises:
         ProclipError: the model has no safetensors weights.
     """
-    identity: dict[str, Any] = {"kind": config.backend, "model": source.name, "files": _hash_files(config, source)}
-    if config.backend == "causal-lm":
-        identity |= {"pooling": config.pooling, "layer": config.layer, "padding_side": config.padding_side}
-    return identity | {
+    return {"model": source.name, "files": _hash_files(config, source), **settings_of(config)}
+
+
+def settings_of(config: EmbedderConfig) -> dict[str, Any]:
+    """The part of the identity that is known without the model's files."""
+    settings: dict[str, Any] = {
+        "kind": config.backend,
         "instruction": config.instruction,
         "max_length": config.max_length,
         "dtype": config.dtype,
     }
+    if config.backend == "causal-lm":
+        for name in ("pooling", "layer", "padding_side", "skip_tokens"):
+            settings[name] = getattr(config, name)
+    return settings
 
 
 def _hash_files(config: EmbedderConfig, source: EmbedderSource) -> str:

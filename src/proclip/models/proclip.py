@@ -16,7 +16,7 @@ from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
 from .adapter import Adapter
 from .clip import ClipImageTower, checkpoint_folder
-from .embedder import TextEmbedder, identity_difference, load_embedder
+from .embedder import LazyEmbedder, TextEmbedder
 from .preprocess import ImagePreprocess, read_image
 from .zero_shot import build_zero_shot_classifier
 
@@ -66,20 +66,17 @@ class ProCLIP(nn.Module):
 
     @property
     def embedder(self) -> TextEmbedder:
-        """The LLM-based embedder, loaded at the first call.
+        """The LLM-based embedder; its weights are loaded when a text is first encoded.
 
         Raises:
             ProclipError: it is not the one with which the adapter was trained; the message names what differs.
         """
         if self._embedder is None:
             assert self.embedder_config is not None
-            embedder = load_embedder(self.embedder_config, device=str(self.device))
-            if differ := identity_difference(self.embedder_identity or embedder.identity, embedder.identity):
-                raise ProclipError(f"the embedder is not the one the adapter was trained with: {differ}")
-            self._embedder = embedder
+            self._embedder = LazyEmbedder(self.embedder_config, str(self.device), self.embedder_identity)
         return self._embedder
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_image(self, images: Sequence[Image | str | Path], batch_size: int = 64) -> Tensor:
         """Pictures to image embeds.
 
@@ -100,7 +97,7 @@ class ProCLIP(nn.Module):
             chunks.append(F.normalize(self.image_tower(pixels.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(chunks) if chunks else torch.empty(0, self.adapter.embed_dim)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Texts of any length the LLM reads, in any of its languages, to text embeds.
 
@@ -114,7 +111,7 @@ class ProCLIP(nn.Module):
             return self.encode_text([texts])[0]
         return self.project_text(self.embedder.encode(texts).embeds)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def project_text(self, llm_embeds: Tensor) -> Tensor:
         """Embeddings that the LLM gave earlier, [n, h], to text embeds, [n, d] float32 on the CPU, L2-normalised."""
         self.eval()

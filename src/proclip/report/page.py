@@ -132,8 +132,8 @@ def _summary(results: Mapping[str, Any]) -> str:
     return (
         "<h2>All methods, all tasks</h2>"
         '<p class="lead">Per cent right on concepts that were never trained on; the best of each column is bold. '
-        "Zero-shot and the linear probe are means over classes, retrieval is recall at 1 (i→t: an image’s text; t→i: a "
-        "text’s image), languages are t→i over all but English. CKA compares the image encoder with the original "
+        "Zero-shot is the mean over classes, retrieval is recall at 1 (i→t: an image’s text; t→i: a text’s image), "
+        "languages are t→i over all but English. CKA compares the image encoder with the original "
         "one: 1 is unmoved, and it is no score.</p>"
         f'{_scroll("Figures of all methods", table)}<dl class="methods">{notes}</dl>'
     )

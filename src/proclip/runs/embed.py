@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
 from ..config import Recipe
 from ..data.dataset import ImageCaptions, caption_of
-from ..data.store import StoreWriter, caption_key
-from ..embed import EmbedCounts, Progress, embed_captions
+from ..data.store import EmbeddingStore, StoreWriter, caption_key
+from ..data.store_format import MANIFEST, StoreDtype
+from ..embed import Progress, embed_captions
 from ..errors import ProclipError
 from ..models.clip import load_clip
-from ..models.embedder import load_embedder
+from ..models.embedder import LazyEmbedder, TextEmbedder
 
 
 def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
@@ -57,32 +62,24 @@ def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
         llm.update(of_llm)
         teacher.update(of_teacher)
     store = Path(first.data.store)
-    embedder = load_embedder(first.embedder, device=device)
-    with StoreWriter(store / "llm", embedder.identity, embedder.dim, "float16") as writer, progress("LLM") as report:
-        say(first.embedder.model, embed_captions(llm.items(), embedder, writer, report))
+    _add("LLM", store / "llm", LazyEmbedder(first.embedder, device), "float16", llm)
     if teacher:
-        clip = load_clip(first.clip)
-        with StoreWriter(store / "teacher", clip.identity, clip.dim, "float32") as writer, progress("teacher") as report:
-            say(first.clip, embed_captions(teacher.items(), clip, writer, report))
+        _add("teacher", store / "teacher", load_clip(first.clip), "float32", teacher)
+
+
+def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Mapping[str, str]) -> None:
+    dim = EmbeddingStore.open(folder).dim if (folder / MANIFEST).is_file() else embedder.dim
+    with StoreWriter(folder, embedder.identity, dim, dtype) as writer, progress(what) as report:
+        counts = embed_captions(captions.items(), embedder, writer, report)
+    cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
+    line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
+    Console(stderr=True).print(line, highlight=False)
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
     """A progress bar for the texts of one embedder."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts"), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def say(model: str, counts: EmbedCounts) -> None:
-    """One line: how much was embedded, and how many texts were cut."""
-    from rich.console import Console
-
-    cut = f", {counts.truncated} ({counts.truncated / counts.texts:.1%}) cut" if counts.texts else ""
-    line = f"{model}: {counts.rows} captions embedded ({counts.texts} distinct texts{cut}), {counts.kept} were there"
-    Console(stderr=True).print(line, highlight=False)

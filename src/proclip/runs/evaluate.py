@@ -18,7 +18,7 @@ from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, run_suite
 from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
-from ..models.embedder import embedder_identity, identity_difference, load_embedder
+from ..models.embedder import LazyEmbedder, identity_difference
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
 from .recipes import environment, write_text
@@ -48,11 +48,6 @@ class ImageFeatures:
     def embeds(self, keys: Sequence[str]) -> Tensor:
         """Image embeds, [n, d], L2-normalised."""
         return F.normalize(self(keys), dim=-1)
-
-
-def text_cache(config: EmbedderConfig, store: Path) -> TextCache:
-    """The cache of a frozen embedder's vectors for free text; the LLM is loaded only when a text is new."""
-    return TextCache(store / "texts", lambda: load_embedder(config), embedder_identity(config))
 
 
 def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
@@ -93,7 +88,7 @@ class World:
         self.data = ImageCaptions(folder)
         self.clip_name, self.clip = clip, load_clip(clip)
         self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
-        self.texts = text_cache(embedder or EmbedderConfig(), store)
+        self.texts = TextCache(store / "texts", LazyEmbedder(embedder or EmbedderConfig()))
 
     def encoders(self, model: str | Path) -> Encoders:
         """Load a model: a run folder, a proclip or CLIP model's folder or hub id, or ``mini-clip``."""
@@ -107,7 +102,7 @@ class World:
             clip = load_clip(str(folder))
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
         loaded = ProCLIP.from_pretrained(folder)
-        if differ := identity_difference(loaded.embedder_identity or {}, self.texts.identity):
+        if differ := identity_difference(loaded.embedder_identity or {}, self.texts.embedder.identity):
             raise ProclipError(f"{model} was trained with another embedder than this evaluation's: {differ}")
         images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
         return proclip_encoders(loaded, images, self.texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from ..data.store import EmbeddingStore
 from ..errors import ProclipError
 from ..models.adapter import Adapter
 from ..models.clip import Clip, load_clip, new_clip, save_clip
+from ..models.embedder import identity_difference
+from ..models.embedder_source import settings_of
 from ..models.proclip import ProCLIP
 from ..seeding import seed_all
 from ..train.loop import fit
@@ -42,6 +45,8 @@ def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = N
     Raises:
         ProclipError: bad data or stores, a store that does not fit the recipe, a loss that is not finite.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ProclipError("training on several processes (WORLD_SIZE > 1) is not supported yet: start one process")
     folder = out if out is not None else Path("runs") / recipe.name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     open_run(recipe, folder)
@@ -75,6 +80,9 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     clip = load_clip(recipe.clip)
     llm = EmbeddingStore.open(Path(recipe.data.store) / "llm")
+    wanted = settings_of(recipe.embedder)
+    if differ := identity_difference(wanted, {name: llm.identity.get(name) for name in wanted}):
+        raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
     seed_all(recipe.seed)
     model = ProCLIP(
         clip.image_tower, Adapter(llm.dim, clip.dim, recipe.adapter), clip.logit_scale, clip.preprocess,
