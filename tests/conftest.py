@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import LlamaConfig, LlamaModel
 
 from proclip.config import PretrainConfig
-from proclip.models.clip import new_clip, save_clip
+from proclip.models.clip import new_clip, save_clip, train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 SHAPES = ("square", "bar", "column")
@@ -73,4 +74,20 @@ def tiny_clip_path(tmp_path_factory: pytest.TempPathFactory, tiny_pretrain: Pret
         torch.manual_seed(0)
         model, clip = new_clip(tiny_pretrain, texts)
     save_clip(model, clip, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm_path(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) -> Path:
+    """A folder with a random Llama of two blocks and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llm"
+    tokenizer = train_tokenizer((tiny_world / "metadata.jsonl").read_text().splitlines(), 600)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=512, initializer_range=0.5,
+        )  # fmt: skip
+        LlamaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

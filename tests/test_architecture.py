@@ -1,4 +1,4 @@
-"""What holds everywhere: imports only go down, the public API and the command line are as listed, the import is light."""
+"""What holds everywhere: imports only go down, public API and command line are as listed, the import is light."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def test_imports_only_go_down() -> None:
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, proclip; heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch'};"
+        "import sys, proclip;"
+        "heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

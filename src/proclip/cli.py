@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
     quickstart.add_argument("--seed", type=int, default=0, help="of every run (default: %(default)s)")
-    quickstart.add_argument("--short", action="store_true", help="a fraction of the work: shows that it runs, no figures")
+    quickstart.add_argument(
+        "--short", action="store_true", help="a fraction of the work: shows that it runs, no figures"
+    )
 
     ablate = verbs.add_parser("ablate", help="the paper's component and lambda tables on the mini world, several seeds")
     ablate.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Call the verb's function; imports happen here, so that ``--help`` is quick."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bars of loading weights would break into ours
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours
     if arguments.verb == "mini":
         from .runs.mini import build
 

@@ -145,7 +145,9 @@ class TextCache:
         return self._store.rows(keys)
 
     def _open(self) -> EmbeddingStore | None:
-        return EmbeddingStore.open(self.path, expect=self.embedder.identity) if (self.path / MANIFEST).exists() else None
+        return (
+            EmbeddingStore.open(self.path, expect=self.embedder.identity) if (self.path / MANIFEST).exists() else None
+        )
 
     def _add(self, keys: list[str], texts: list[str]) -> None:
         encoded = self.embedder.encode(texts)

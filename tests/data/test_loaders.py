@@ -47,13 +47,19 @@ def test_distill_pairs_follow_teacher_captions(
         for own, other in (("short", "short"), ("name_de", "name_en")):
             row = llm.rows([caption_key(s.key, own)])[0]
             wanted[tuple(row.tolist())] = teacher.rows([caption_key(s.key, other)])[0].tolist()
-    seen = [(tuple(x.tolist()), y.tolist()) for b in batches for x, y in zip(b.llm_embeds, b.teacher_embeds, strict=True)]
+    seen = [
+        (tuple(x.tolist()), y.tolist()) for b in batches for x, y in zip(b.llm_embeds, b.teacher_embeds, strict=True)
+    ]
     assert len({x for x, _ in seen}) == 16
     assert all(wanted[x] == y for x, y in seen)
 
 
-def test_tune_batches_resume_in_the_middle(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]) -> None:
-    config = TuneConfig(captions=("short", "long"), batch_size=2, augment=AugmentConfig(min_scale=0.5, rotation=20, brightness=0.3))
+def test_tune_batches_resume_in_the_middle(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]
+) -> None:
+    config = TuneConfig(
+        captions=("short", "long"), batch_size=2, augment=AugmentConfig(min_scale=0.5, rotation=20, brightness=0.3)
+    )
     source = TuneBatches(samples, stores[0], PREPROCESS, config, seed=3)
     whole, rest = list(source.epoch(1)), list(source.epoch(1, start=2))
     assert len(whole) == source.steps_per_epoch == 4
@@ -77,7 +83,9 @@ def test_pretrain_batches(samples: list[Sample], tiny_clip_path: Path) -> None:
     assert batch.image_ids.unique().numel() == 4
 
 
-def test_missing_embedding_is_named(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path) -> None:
+def test_missing_embedding_is_named(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path
+) -> None:
     writer = StoreWriter(tmp_path / "llm", {"model": "llm"}, 6, "float32")
     writer.add([caption_key(samples[0].key, "short")], torch.zeros(1, 6))
     writer.close()
@@ -86,8 +94,10 @@ def test_missing_embedding_is_named(samples: list[Sample], stores: tuple[Embeddi
         DistillBatches(samples, poor, stores[1], DistillConfig(captions=("short",), batch_size=4), seed=0)
     with pytest.raises(ProclipError, match=f"{samples[0].key}#long"):
         TuneBatches(samples, poor, PREPROCESS, TuneConfig(captions=("long",), batch_size=4), seed=0)
-    with pytest.raises(ProclipError, match="'name_de' is not one of distill.captions"):
-        DistillBatches(samples, *stores, DistillConfig(captions=("short",), teacher_captions={"name_de": "short"}), seed=0)
+    with pytest.raises(ProclipError, match=r"'name_de' is not one of distill\.captions"):
+        DistillBatches(
+            samples, *stores, DistillConfig(captions=("short",), teacher_captions={"name_de": "short"}), seed=0
+        )
 
 
 def test_too_few_samples(samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]) -> None:

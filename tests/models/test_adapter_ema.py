@@ -26,7 +26,9 @@ def test_adapter_is_the_papers_formula() -> None:
         inner = ln @ block.expand.weight.T + block.expand.bias
         gelu = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
         h = h + gelu @ block.contract.weight.T + block.contract.bias
-    wanted = F.layer_norm(h, (6,), adapter.norm.weight, adapter.norm.bias) @ adapter.project.weight.T + adapter.project.bias
+    wanted = (
+        F.layer_norm(h, (6,), adapter.norm.weight, adapter.norm.bias) @ adapter.project.weight.T + adapter.project.bias
+    )
     torch.testing.assert_close(adapter(x), wanted, rtol=0, atol=1e-12)
 
 

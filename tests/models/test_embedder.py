@@ -67,6 +67,22 @@ def test_layer_and_pooling_are_those_of_the_models_hidden_states(config: Embedde
         torch.testing.assert_close(embed, state.mean(0) if pooling == "mean" else state[-1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_leading_tokens_are_attended_to_but_not_pooled(config: EmbedderConfig, padding_side) -> None:
+    skipping = replace(config, layer=2, skip_tokens=2, padding_side=padding_side, instruction="red ")
+    embeds = load_embedder(skipping).encode(TEXTS).embeds
+    for text, embed in zip(TEXTS, embeds, strict=True):
+        wanted = states_of(config, "red " + text)[2][2:].mean(0)
+        torch.testing.assert_close(embed, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_texts_with_nothing_left_to_pool_are_refused(config: EmbedderConfig) -> None:
+    with pytest.raises(ProclipError, match=r"gives 2 tokens for 'two', embedder\.skip_tokens leaves out 2"):
+        load_embedder(replace(config, skip_tokens=2)).encode(["a red house", "two"])
+    with pytest.raises(ProclipError, match=r"embedder\.skip_tokens must be 0, or more with pooling 'mean'"):
+        replace(config, skip_tokens=1, pooling="last_token")
+
+
 def test_the_top_layer_by_number_is_the_last_without_its_final_norm(config: EmbedderConfig) -> None:
     raw = load_embedder(replace(config, layer=3, pooling="last_token")).encode(TEXTS[:1]).embeds
     last = load_embedder(replace(config, pooling="last_token")).encode(TEXTS[:1]).embeds

@@ -55,7 +55,12 @@ def pictures(tiny_world: Path) -> list[Path]:
 
 def test_round_trip(model: ProCLIP, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save_pretrained(tmp_path, "zero-shot 0.5")
-    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
     assert "zero-shot 0.5" in (tmp_path / "README.md").read_text()
     monkeypatch.setattr(module, "LazyEmbedder", lambda config, device, expect: LetterEmbedder(expect=expect))
     loaded = ProCLIP.from_pretrained(tmp_path)
@@ -94,7 +99,10 @@ def test_bad_folders(model: ProCLIP, tmp_path: Path, tiny_clip_path: Path) -> No
         ProCLIP.from_pretrained(tiny_clip_path)
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if k != "logit_scale"} | {"extra": torch.zeros(1)}, tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if k != "logit_scale"} | {"extra": torch.zeros(1)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(ProclipError, match="logit_scale is missing; extra is not known"):
         ProCLIP.from_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -73,7 +73,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
             raise ProclipError(f"missing key {prefix + f.name!r}")
         if f.name in values and f.default_factory is not dataclasses.MISSING and isinstance(values[f.name], Mapping):
             default = f.default_factory()  # a table changes the field's own default, not the class's
-            values = {**values, f.name: {**to_dict(default), **values[f.name]}} if dataclasses.is_dataclass(default) else values
+            values = (
+                {**values, f.name: {**to_dict(default), **values[f.name]}}
+                if dataclasses.is_dataclass(default)
+                else values
+            )
     return cls(**{k: _convert(v, hints[k], prefix + k) for k, v in values.items()})
 
 
@@ -149,8 +153,11 @@ def dump(config: Any) -> str:
     """A config as TOML that `load_recipe` reads back to an equal one."""
 
     def table(values: Mapping[str, Any], path: str) -> list[str]:
-        lines = [f"{json.dumps(k) if not k.isidentifier() else k} = {json.dumps(v, ensure_ascii=False)}"
-                 for k, v in values.items() if not isinstance(v, Mapping)]
+        lines = [
+            f"{json.dumps(k) if not k.isidentifier() else k} = {json.dumps(v, ensure_ascii=False)}"
+            for k, v in values.items()
+            if not isinstance(v, Mapping)
+        ]
         for key, value in values.items():
             if isinstance(value, Mapping):
                 name = f"{path}.{key}" if path else key

@@ -244,8 +244,12 @@ class PretrainConfig:
     """Optimiser."""
 
     def __post_init__(self) -> None:
-        require(self.image_size % self.patch_size == 0, "pretrain.image_size", "a multiple of patch_size", self.image_size)
-        require(self.image_width % 64 == 0, "pretrain.image_width", "a multiple of 64 (a head's width)", self.image_width)
+        require(
+            self.image_size % self.patch_size == 0, "pretrain.image_size", "a multiple of patch_size", self.image_size
+        )
+        require(
+            self.image_width % 64 == 0, "pretrain.image_width", "a multiple of 64 (a head's width)", self.image_width
+        )
         require(self.text_width % 64 == 0, "pretrain.text_width", "a multiple of 64 (a head's width)", self.text_width)
         require(self.epochs >= 1, "pretrain.epochs", "1 or more", self.epochs)
         require(self.batch_size >= 2, "pretrain.batch_size", "at least 2", self.batch_size)
@@ -268,7 +272,9 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, "log.every_steps", "1 or more", self.every_steps)
-        require(self.checkpoint_every_steps >= 1, "log.checkpoint_every_steps", "1 or more", self.checkpoint_every_steps)
+        require(
+            self.checkpoint_every_steps >= 1, "log.checkpoint_every_steps", "1 or more", self.checkpoint_every_steps
+        )
         require(self.keep_checkpoints >= 1, "log.keep_checkpoints", "1 or more", self.keep_checkpoints)
 
 
@@ -298,6 +304,7 @@ class Recipe:
     """Progress, metrics, checkpoints."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", "in [0, 2^63)", self.seed)
         stages = [s for s in ("distill", "tune", "pretrain") if getattr(self, s) is not None]
         require(bool(stages), "the recipe's stages", "at least one of [distill], [tune], [pretrain]", stages)
         require(self.pretrain is None or len(stages) == 1, "[pretrain]", "the only stage of its recipe", stages)

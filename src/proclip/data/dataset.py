@@ -63,7 +63,9 @@ class ImageCaptions:
         splits = row.get("splits", [row["split"]] if "split" in row else [])
         special = ("file_name", "key", "split", "splits")
         captions = {k: v for k, v in row.items() if isinstance(v, str) and k not in special}
-        return Sample(str(row.get("key", row["file_name"])), self.folder / row["file_name"], captions, frozenset(splits))
+        return Sample(
+            str(row.get("key", row["file_name"])), self.folder / row["file_name"], captions, frozenset(splits)
+        )
 
     def select(self, split: str) -> list[Sample]:
         """The samples of a split, in file order.

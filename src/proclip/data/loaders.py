@@ -83,7 +83,7 @@ class _Images:
         return np.random.default_rng(derive_seed(self.seed, purpose, epoch, key))
 
     def column(self, sample: Sample, epoch: int) -> str:
-        return self.captions[self._rng("caption", epoch, sample.key).integers(len(self.captions))]
+        return self.captions[int(self._rng("caption", epoch, sample.key).integers(len(self.captions)))]
 
     def pixels(self, sample: Sample, epoch: int) -> Tensor:
         rng = self._rng("augment", epoch, sample.key)

@@ -23,7 +23,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[b, h] -> [b, h]."""
         hidden = F.gelu(self.expand(self.norm(x)))
-        return x + self.contract(self.dropout(hidden))
+        output: Tensor = x + self.contract(self.dropout(hidden))
+        return output
 
 
 class Adapter(nn.Module):

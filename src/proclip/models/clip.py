@@ -19,7 +19,7 @@ from .embedder import Encoded
 from .preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPVisionConfig, PreTrainedTokenizerBase
+    from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt"]
@@ -28,20 +28,13 @@ CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt"]
 class ClipImageTower(nn.Module):
     """CLIP's image encoder with its own visual projection: [b, 3, s, s] -> image features [b, d]."""
 
-    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
+    def __init__(self, vision_model: CLIPVisionModel, projection: nn.Linear) -> None:
         super().__init__()
         self.vision_model, self.projection = vision_model, projection
-
-    @property
-    def embed_dim(self) -> int:
-        """d, width of the shared space."""
-        return int(self.projection.weight.shape[0])
-
-    @property
-    def vision_config(self) -> CLIPVisionConfig:
+        self.vision_config: CLIPVisionConfig = vision_model.config
         """Architecture, as transformers describes it."""
-        config: CLIPVisionConfig = self.vision_model.config
-        return config
+        self.embed_dim = projection.out_features
+        """d, width of the shared space."""
 
     @classmethod
     def from_vision_config(cls, values: Mapping[str, Any], embed_dim: int) -> ClipImageTower:
@@ -152,7 +145,7 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=CHECKPOINT_FILES))
@@ -180,7 +173,8 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     config = CLIPConfig.from_pretrained(folder)
     if config.model_type != "clip":
         raise ProclipError(f"{folder}/config.json: model_type is {config.model_type!r}, 'clip' is supported")
-    model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True).eval()
+    model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
+    model.train(False)
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     return _take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, _digest(weights))
 
@@ -191,7 +185,7 @@ def _take_apart(
     return Clip(
         image_tower=ClipImageTower(model.vision_model, model.visual_projection),
         text_tower=ClipTextTower(model.text_model, model.text_projection),
-        tokenizer=ClipTextTokenizer(tokenizer, model.config.text_config.max_position_embeddings),
+        tokenizer=ClipTextTokenizer(tokenizer, model.text_model.config.max_position_embeddings),
         preprocess=preprocess,
         logit_scale=float(model.logit_scale.detach()),
         identity={"kind": "clip-text-tower", "model": name, "sha256": digest},
@@ -229,7 +223,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     merges = [tuple(pair) for pair in _merges_of(learner)][:num_merges]
     entries = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), BOS, EOS]
     vocab = {entry: number for number, entry in enumerate(dict.fromkeys(entries))}
-    return CLIPTokenizer(vocab=vocab, merges=merges)
+    return CLIPTokenizer(vocab=vocab, merges=merges)  # type: ignore[arg-type]  # pairs, as tokenizers has them
 
 
 def _merges_of(tokenizer: Any) -> list[Sequence[str]]:
@@ -285,6 +279,8 @@ def save_clip(model: CLIPModel, clip: Clip, folder: str | Path, dtype: torch.dty
     import json
 
     folder = Path(folder)
-    copy.deepcopy(model).to(dtype).save_pretrained(folder)
+    stored = copy.deepcopy(model)
+    nn.Module.to(stored, dtype)
+    stored.save_pretrained(folder)
     clip.tokenizer.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(clip.preprocess.to_config(), indent=2) + "\n")

@@ -101,9 +101,7 @@ class LazyEmbedder:
         ProclipError: the model cannot be found, or has another identity; the message names what differs.
     """
 
-    def __init__(
-        self, config: EmbedderConfig, device: str = "cpu", expect: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, config: EmbedderConfig, device: str = "cpu", expect: Mapping[str, Any] | None = None) -> None:
         self.config, self.device, self.identity = config, device, embedder_identity(config)
         if expect is not None and (differ := identity_difference(expect, self.identity)):
             raise ProclipError(f"the embedder is not the one the adapter was trained with: {differ}")

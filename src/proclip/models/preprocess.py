@@ -36,8 +36,8 @@ class ImagePreprocess:
         Raises:
             ProclipError: a field is missing or of a form not known here; the message names `source`.
         """
-        crop = config.get("crop_size") or config.get("size")
         try:
+            crop = config.get("crop_size") or config["size"]
             size = crop if isinstance(crop, int) else crop.get("height") or crop["shortest_edge"]
             mean, std = config["image_mean"], config["image_std"]
         except (KeyError, AttributeError) as error:

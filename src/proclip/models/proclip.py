@@ -253,8 +253,20 @@ def _model_card(model: ProCLIP, figures: str) -> str:
         ("adapter", f"{sum(p.numel() for p in model.adapter.parameters()):,} parameters, {config['adapter']}"),
         ("embedder", f"{config['embedder']}"),
     )
-    lines = ["---", "library_name: proclip", "pipeline_tag: zero-shot-image-classification", "---", "", "# ProCLIP model", ""]
+    lines = [
+        "---",
+        "library_name: proclip",
+        "pipeline_tag: zero-shot-image-classification",
+        "---",
+        "",
+        "# ProCLIP model",
+        "",
+    ]
     lines += [f"- {name}: {value}" for name, value in facts]
     lines += ["", "```python", "import proclip", "", 'model = proclip.ProCLIP.from_pretrained("PATH")']
-    lines += ['scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text(["a caption"]))', "```", ""]
+    lines += [
+        'scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text(["a caption"]))',
+        "```",
+        "",
+    ]
     return "\n".join(lines) + (f"\n{figures.strip()}\n" if figures else "")

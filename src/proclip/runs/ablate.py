@@ -44,7 +44,9 @@ COLUMNS = {
 
 def variants(seed: int) -> dict[str, Recipe]:
     """Every run of one seed, by name; a lambda of 0 and the recipe's own are rows of Table 5."""
-    runs = {row: find_recipe(f"mini/{name}", [f"seed={seed}", *settings]) for row, (name, settings) in COMPONENTS.items()}
+    runs = {
+        row: find_recipe(f"mini/{name}", [f"seed={seed}", *settings]) for row, (name, settings) in COMPONENTS.items()
+    }
     tune = find_recipe("mini/proclip").tune
     assert tune is not None
     for factor in LAMBDA_FACTORS:
@@ -99,7 +101,7 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     folder = Path(first.data.dataset)
     benchmark = build(folder)["benchmark"]
     embed_recipes(list(plan[0].values()))
-    world = World(folder, Path(first.data.store), split, first.clip, first.embedder)
+    world = World(folder, Path(first.data.store), split, first.clip)
     key = {"benchmark": benchmark, "split": split}
     out.mkdir(parents=True, exist_ok=True)
     original = evaluated(world, first.clip, out / f"clip-{split}.json", {"model": first.clip, **key})

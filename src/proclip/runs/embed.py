@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..config import Recipe
+from ..config import DistillConfig, Recipe, TuneConfig
 from ..data.dataset import ImageCaptions, caption_of
 from ..data.store import EmbeddingStore, StoreWriter, caption_key
 from ..data.store_format import MANIFEST, StoreDtype
@@ -28,8 +28,9 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
     """
     llm: dict[str, str] = {}
     teacher: dict[str, str] = {}
-    for stage in (recipe.distill, recipe.tune):
-        for sample in data.select(stage.split) if stage else ():
+    stages: list[DistillConfig | TuneConfig] = [s for s in (recipe.distill, recipe.tune) if s is not None]
+    for stage in stages:
+        for sample in data.select(stage.split):
             llm.update({caption_key(sample.key, c): caption_of(sample, c) for c in stage.captions})
     if recipe.distill:
         columns = {recipe.distill.teacher_captions.get(c, c) for c in recipe.distill.captions}
@@ -73,7 +74,7 @@ def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, cap
         counts = embed_captions(captions.items(), embedder, writer, report)
     cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
     line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
-    Console(stderr=True).print(line, highlight=False)
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager

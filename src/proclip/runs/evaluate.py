@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import EmbedderConfig, Recipe, config_hash, load_recipe
+from ..config import Recipe, config_hash, load_recipe
 from ..data.dataset import ImageCaptions
 from ..embed import TextCache
 from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, run_suite
 from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
-from ..models.embedder import LazyEmbedder, identity_difference
+from ..models.embedder import TextEmbedder
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
 from .recipes import environment, write_text
@@ -72,13 +72,9 @@ class World:
         store: folder of the text cache.
         split: ``test`` or ``dev`` concepts.
         clip: the original CLIP, to whose image tower CKA compares.
-        embedder: of the text cache.
     """
 
-    def __init__(
-        self, folder: Path, store: Path, split: str = "test", clip: str = "mini-clip",
-        embedder: EmbedderConfig | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, folder: Path, store: Path, split: str = "test", clip: str = "mini-clip") -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise ProclipError(f"{folder} is not a mini world: {manifest} is missing; proclip mini builds one")
@@ -88,7 +84,10 @@ class World:
         self.data = ImageCaptions(folder)
         self.clip_name, self.clip = clip, load_clip(clip)
         self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
-        self.texts = TextCache(store / "texts", LazyEmbedder(embedder or EmbedderConfig()))
+
+    def texts(self, embedder: TextEmbedder) -> TextCache:
+        """The cache of an embedder's vectors for the tasks' texts; the LLM is loaded only when one is new."""
+        return TextCache(self.store / "texts", embedder)
 
     def encoders(self, model: str | Path) -> Encoders:
         """Load a model: a run folder, a proclip or CLIP model's folder or hub id, or ``mini-clip``."""
@@ -102,10 +101,8 @@ class World:
             clip = load_clip(str(folder))
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
         loaded = ProCLIP.from_pretrained(folder)
-        if differ := identity_difference(loaded.embedder_identity or {}, self.texts.embedder.identity):
-            raise ProclipError(f"{model} was trained with another embedder than this evaluation's: {differ}")
         images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
-        return proclip_encoders(loaded, images, self.texts)
+        return proclip_encoders(loaded, images, self.texts(loaded.embedder))
 
     def evaluate(self, model: str | Path, tasks: Sequence[str] | None = None) -> dict[str, float]:
         """Every task's figure, 0 to 1, under the keys of `run_suite`."""
@@ -126,7 +123,7 @@ def evaluate_command(model: str, data: Path, store: Path, split: str, clip: str,
     from rich.table import Table
 
     recipe = _recipe_of(model)
-    world = World(data, store, split, clip, recipe.embedder if recipe else None)
+    world = World(data, store, split, clip)
     with Console(stderr=True).status(f"evaluating {model}"):
         figures, chance = world.evaluate(model), world.chance()
     table = Table("task", "figure", "chance", title=f"{model} on {world.benchmark['name']} ({split} concepts)")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..evaluate.tasks import RetrievalTask, load_tasks
-from ..report.page import GalleryItem
+from ..report import GalleryItem
 from ..seeding import generator
 from .evaluate import World
 

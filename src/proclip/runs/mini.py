@@ -21,6 +21,7 @@ def build(out: Path) -> dict[str, Any]:
         manifest = build_mini_world(out)
     benchmark = manifest["benchmark"]
     console.print(
-        f"{out}: {benchmark['name']} version {benchmark['version']}, checksum {benchmark['checksum'][:12]}", highlight=False
+        f"{out}: {benchmark['name']} version {benchmark['version']}, checksum {benchmark['checksum'][:12]}",
+        highlight=False,
     )
     return manifest

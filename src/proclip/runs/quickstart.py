@@ -16,8 +16,8 @@ from ..config import Recipe, config_hash
 from ..errors import ProclipError
 from ..evaluate.suite import evaluated_texts
 from ..evaluate.tasks import load_tasks
-from ..report.page import write_report
-from ..report.table import print_table
+from ..models.embedder import LazyEmbedder
+from ..report import print_table, write_report
 from .embed import embed_recipes, progress
 from .evaluate import World
 from .gallery import curves, gallery
@@ -32,7 +32,7 @@ SHORT_TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "mu
 
 
 class Steps:
-    """Times the steps; a step that was done before keeps its time and is not done again.
+    """Times the steps. A step that finds its work done takes no time; what is kept is how long it took to do.
 
     Args:
         folder: of the quickstart; ``seconds.json`` is kept there.
@@ -44,17 +44,15 @@ class Steps:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def step(self, name: str, reused: bool = False) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
         """Print, time and record a step."""
-        if reused and name in self.seconds:
-            self.console.print(f"[dim]{name}: found ({self.seconds[name]:.0f} s when it was made)[/dim]", highlight=False)
-            yield
-            return
-        self.console.print(f"[bold]{name}[/bold]", highlight=False)
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 1)
+        seconds, before = round(time.perf_counter() - start, 1), self.seconds.get(name, 0.0)
+        self.seconds[name] = max(seconds, before)
         write_text(self.path, json.dumps(self.seconds, indent=2) + "\n")
+        reused = f" ({before:.0f} s when it was first done)" if before > seconds else ""
+        self.console.print(f"[bold]{name}[/bold]: {seconds:.1f} s{reused}", highlight=False)
 
 
 def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
@@ -94,23 +92,27 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     recipes = {method: mini_recipe(method, seed, short) for method in (SHORT_METHODS if short else METHODS)}
     first = next(iter(recipes.values()))
     folder, store = Path(first.data.dataset), Path(first.data.store)
-    with steps.step("mini world", reused=(folder / "manifest.json").is_file()):
+    with steps.step("mini world"):
         benchmark = build(folder)["benchmark"]
-    world = World(folder, store, "test", first.clip, first.embedder)
+    world = World(folder, store, "test", first.clip)
     tasks = SHORT_TASKS if short else None
-    with steps.step("embed", reused=(store / "texts").is_dir()):
+    with steps.step("embed"):
         embed_recipes(list(recipes.values()))
         with progress("LLM") as report:
-            world.texts.encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
+            world.texts(LazyEmbedder(first.embedder)).encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
     for method, recipe in recipes.items():
-        with steps.step(f"train {method}", reused=(out / method / "model" / "config.json").is_file()):
+        with steps.step(f"train {method}"):
             train_recipe(recipe, out / method)
     methods: dict[str, dict[str, float]] = {}
     for method in (CLIP, *recipes):
         path = out / f"{method}.json"
         model = first.clip if method == CLIP else out / method
-        key = {"model": first.clip if method == CLIP else config_hash(recipes[method]), "benchmark": benchmark, "tasks": tasks}
-        with steps.step(f"evaluate {method}", reused=path.is_file()):
+        key = {
+            "model": first.clip if method == CLIP else config_hash(recipes[method]),
+            "benchmark": benchmark,
+            "tasks": tasks,
+        }
+        with steps.step(f"evaluate {method}"):
             methods[method] = evaluated(world, model, path, json.loads(json.dumps(key)), tasks=tasks)
     hashes = {method: config_hash(recipe) for method, recipe in recipes.items()}
     results = {
@@ -154,6 +156,6 @@ def report_again(folder: Path) -> None:
         raise ProclipError(f"{path} is missing: proclip quickstart --out {folder} writes it")
     results = json.loads(path.read_text())
     recipe = mini_recipe("proclip", results["seed"])
-    world = World(Path(recipe.data.dataset), Path(recipe.data.store), "test", recipe.clip, recipe.embedder)
+    world = World(Path(recipe.data.dataset), Path(recipe.data.store), "test", recipe.clip)
     write_page(folder, results, world)
     print_table(results)

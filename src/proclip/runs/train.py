@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ..config import Recipe
 from ..data.dataset import ImageCaptions
@@ -15,7 +14,7 @@ from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
 from ..models.adapter import Adapter
-from ..models.clip import Clip, load_clip, new_clip, save_clip
+from ..models.clip import load_clip, new_clip, save_clip
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.proclip import ProCLIP
@@ -26,7 +25,7 @@ from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistilla
 from .recipes import open_run
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel
+    pass
 
 CLIP_LOGIT_SCALE = 2.6593  # ln(1 / 0.07), CLIP's own start
 

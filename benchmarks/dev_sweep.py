@@ -1,0 +1,66 @@
+"""Compare settings of a recipe on the mini world's development concepts: how the shipped settings were chosen.
+
+    python benchmarks/dev_sweep.py mini/proclip "" "tune.ema_decay=0.99" "tune.optim.lr=3e-3;tune.epochs=5" --seeds 2
+
+Every argument after the recipe is one row: settings joined by ``;``, the empty string being the recipe as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from proclip.config import config_hash
+from proclip.evaluate.suite import evaluated_texts
+from proclip.evaluate.tasks import load_tasks
+from proclip.models.embedder import LazyEmbedder
+from proclip.runs.ablate import COLUMNS, cell
+from proclip.runs.embed import embed_recipes
+from proclip.runs.evaluate import World
+from proclip.runs.recipes import environment, find_recipe
+from proclip.runs.train import train_recipe
+
+TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "retrieval_long", "multilingual_de",
+         "multilingual_ja", "pairs", "hard_negatives", "linear_probe_openmoji")  # fmt: skip
+
+
+def main() -> None:
+    """Train and evaluate every row with every seed; print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("rows", nargs="+")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    table = []
+    for row in arguments.rows:
+        per_seed, start = [], time.perf_counter()
+        for seed in range(arguments.seeds):
+            recipe = find_recipe(arguments.recipe, [f"seed={seed}", *filter(None, row.split(";"))])
+            embed_recipes([recipe])
+            world = World(Path(recipe.data.dataset), Path(recipe.data.store), "dev", recipe.clip)
+            world.texts(LazyEmbedder(recipe.embedder)).encode(evaluated_texts(load_tasks(world.tasks, TASKS)))
+            run = arguments.runs / config_hash(recipe)
+            train_recipe(recipe, run)
+            per_seed.append(world.evaluate(run, TASKS))
+        seconds = (time.perf_counter() - start) / arguments.seeds
+        cells = {name: cell(per_seed, keys) for name, keys in COLUMNS.items()}
+        table.append({"settings": row, "seconds": round(seconds, 1), "cells": cells, "figures": per_seed})
+        line = "  ".join(f"{name} {mean:.1f}±{spread:.1f}" for name, (mean, spread) in cells.items())
+        print(f"{arguments.recipe} [{row}] {seconds:.0f} s: {line}", flush=True)
+    if arguments.out:
+        result = {
+            "recipe": arguments.recipe,
+            "seeds": arguments.seeds,
+            "split": "dev",
+            "rows": table,
+            "environment": environment(),
+        }
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
