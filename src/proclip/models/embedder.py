@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
-from .embedder_source import EmbedderSource, identity_of, locate
+from .embedder_source import identity_of, load_causal_lm, load_sentence_transformer, locate
 from .pooling import last_token_pool, mean_pool
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean_pool, "last_token": last_token_pool}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # The self-check allows this much difference between a text alone and in a batch, as a share of the difference
 # between two texts. SmolLM2 stays seven times below it at every layer tried; wrong pooling lands near 1.
@@ -135,8 +133,8 @@ def load_embedder(config: EmbedderConfig, device: str = "cpu") -> TextEmbedder:
     source = locate(config)
     identity = identity_of(config, source)
     if config.backend == "sentence-transformers":
-        return SentenceTransformersEmbedder(_load_sentence_transformer(config, source, device), config, identity)
-    return CausalLMEmbedder(*_load_causal_lm(config, source, device), config, identity)
+        return SentenceTransformersEmbedder(load_sentence_transformer(config, source, device), config, identity)
+    return CausalLMEmbedder(*load_causal_lm(config, source, device), config, identity)
 
 
 @final
@@ -365,46 +363,3 @@ def _stop_after(model: PreTrainedModel, layer: int, keep: Callable[[Tensor], Non
         kept[0].register_forward_pre_hook(before, with_kwargs=True)
     else:
         kept[-1].register_forward_hook(lambda _, __, out: keep(out[0] if isinstance(out, tuple) else out))
-
-
-def _load_causal_lm(
-    config: EmbedderConfig, source: EmbedderSource, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import transformers
-
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    weights: dict[str, Any] = {"dtype": DTYPES[config.dtype]}
-    if source.gguf_file is None:
-        weights["use_safetensors"] = True
-    else:
-        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ProclipError(f"a GGUF file needs {' and '.join(missing)}: run  pip install 'proclip-align[llm]'")
-        options["gguf_file"] = source.gguf_file
-        if hasattr(transformers, "GgufConfig"):
-            # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
-            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
-        model = transformers.AutoModel.from_pretrained(source.folder, **options, **weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
-    model.config.use_cache = False
-    return model.to(device), tokenizer
-
-
-def _load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, device: str) -> SentenceTransformer:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise ProclipError("embedder.backend 'sentence-transformers': run  pip install 'proclip-align[llm]'")
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        return SentenceTransformer(
-            str(source.folder),
-            device=device,
-            trust_remote_code=config.trust_remote_code,
-            local_files_only=True,
-            model_kwargs={"dtype": DTYPES[config.dtype], "use_safetensors": True},
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error

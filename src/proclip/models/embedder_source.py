@@ -1,4 +1,4 @@
-"""Where an embedder's files are, and the identity that they and the settings give it."""
+"""Where an embedder's files are, the identity that they and the settings give it, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MEBIBYTE = 1 << 20
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -120,3 +127,56 @@ def _hash_files(config: EmbedderConfig, source: EmbedderSource) -> str:
                 file.seek(size - MEBIBYTE)
                 digest.update(file.read())
     return f"sha256:{digest.hexdigest()}"
+
+
+def load_causal_lm(
+    config: EmbedderConfig, source: EmbedderSource, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model without its language-modelling head, and its tokenizer.
+
+    Raises:
+        ProclipError: a package that GGUF files need is missing, or the files do not load.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    weights: dict[str, Any] = {"dtype": DTYPES[config.dtype]}
+    if source.gguf_file is None:
+        weights["use_safetensors"] = True
+    else:
+        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ProclipError(f"a GGUF file needs {' and '.join(missing)}: run  pip install 'proclip-align[llm]'")
+        options["gguf_file"] = source.gguf_file
+        if hasattr(transformers, "GgufConfig"):
+            # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
+            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
+        model = transformers.AutoModel.from_pretrained(source.folder, **options, **weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
+    model.config.use_cache = False
+    return model.to(device), tokenizer
+
+
+def load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, device: str) -> SentenceTransformer:
+    """The model as it declares itself.
+
+    Raises:
+        ProclipError: the package is missing, or the files do not load.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ProclipError("embedder.backend 'sentence-transformers': run  pip install 'proclip-align[llm]'")
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(
+            str(source.folder),
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": DTYPES[config.dtype], "use_safetensors": True},
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
