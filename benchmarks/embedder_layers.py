@@ -29,7 +29,7 @@ from proclip.models.preprocess import read_image
 from proclip.runs.recipes import environment, find_recipe
 from proclip.seeding import generator, seed_all
 
-LAYERS = (6, 9, 12, 15, 18, 21, 24, 27, 29)
+LAYERS = (6, 9, 12, 15, 20, 29)
 SINK = "<|endoftext|>"
 BATCH_TOKENS = 1024
 
@@ -70,7 +70,7 @@ def pooled(texts: list[str], sink: bool) -> dict[int, torch.Tensor]:
     return out
 
 
-def stage1(llm: torch.Tensor, teacher: torch.Tensor, clip: Clip, seed: int, epochs: int = 20) -> Adapter:
+def stage1(llm: torch.Tensor, teacher: torch.Tensor, clip: Clip, seed: int, epochs: int = 12) -> Adapter:
     """Stage 1 as the recipe does it, on matrices."""
     recipe = find_recipe("mini/stage1")
     assert recipe.distill
@@ -99,12 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("runs/mini"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     data, clip = ImageCaptions(arguments.data), load_clip("mini-clip")
     align = data.select("align")
     dev = [s for s in data.select("dev") if s.captions["style"] == "openmoji"]
-    train_texts = [s.captions[c] for s in align for c in ("short", "raw", "name_en")]
+    train_texts = [s.captions[c] for s in align for c in ("short", "raw", "name_en", "kind")]
     asked = {c: [s.captions[c] for s in dev] for c in ("short", "long", "name_en", "name_de", "name_ja")}
     texts = train_texts + [t for column in asked.values() for t in column]
     with torch.inference_mode():

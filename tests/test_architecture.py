@@ -95,3 +95,15 @@ def test_files_and_functions_stay_small() -> None:
             if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
                 big.append(f"{path.relative_to(SOURCE)}: {node.name}")
     assert not big
+
+
+def test_readme_lists_the_files_that_are_there() -> None:
+    root = SOURCE.parent.parent
+    block = (root / "README.md").read_text().split("## Files")[1].split("```")[1]
+    listed = {line.split()[0] for line in block.splitlines() if line.startswith("  ")}
+    present = {
+        p.name + ("/" if p.is_dir() else "")
+        for p in SOURCE.iterdir()
+        if not p.name.startswith("__") and p.suffix != ".typed"
+    }
+    assert listed == present - {"errors.py"}

@@ -71,7 +71,13 @@ def test_rows(worlds: tuple[Path, dict[str, Any], Path, dict[str, Any]]) -> None
         with Image.open(folder / row["file_name"]) as picture:
             assert picture.size == (96, 96) and picture.mode == "RGB"
         assert key == f"{row['style']}/{row['concept']}"
-        assert all(row[f"name_{language}"] for language in LANGUAGES) and row["short"] and row["long"] and row["raw"]
+        assert (
+            all(row[f"name_{language}"] for language in LANGUAGES)
+            and row["short"]
+            and row["long"]
+            and row["raw"]
+            and row["kind"]
+        )
         assert not ("align" in row["splits"] and row["style"] == "twemoji")
 
 

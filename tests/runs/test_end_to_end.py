@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from proclip.cli import main
+from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 
 RECIPE = """
@@ -178,3 +179,38 @@ def test_a_picture_that_is_missing_is_named(
     settings = ["--set", f"data.dataset={copy}"]
     assert main(["embed", str(recipe), *settings]) == 0
     assert "is missing" in error_of(capsys, "train", str(recipe), *settings, "--out", str(tmp_path / "run"))
+
+
+PRETRAIN = """
+name = "tiny-clip"
+
+[data]
+dataset = "{world}"
+
+[pretrain]
+captions = ["short"]
+epochs = 1
+batch_size = 4
+image_size = 16
+patch_size = 8
+image_width = 64
+image_layers = 1
+text_width = 64
+text_layers = 1
+vocab_size = 600
+embed_dim = 16
+"""
+
+
+def test_pretrain_and_go_on_from_there(world: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "clip.toml"
+    recipe.write_text(PRETRAIN.format(world=world))
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", str(recipe), "--out", str(first)]) == 0
+    went_on = ["--set", f"pretrain.init={first / 'model'}", "--set", "pretrain.captions=['long']"]
+    assert main(["train", str(recipe), *went_on, "--out", str(second)]) == 0
+    before, after = load_clip(str(first / "model")), load_clip(str(second / "model"))
+    assert after.encode(["a red bar"]).embeds.shape == (1, 16)
+    assert before.tokenizer.tokenizer.get_vocab() == after.tokenizer.tokenizer.get_vocab()
+    moved = (before.image_tower.projection.weight - after.image_tower.projection.weight).abs().max()
+    assert 0 < float(moved.detach()) < 0.1  # a step or two of lr 1e-5 and float16 rounding, not new weights

@@ -212,6 +212,9 @@ class PretrainConfig:
 
     split: str = "pretrain"
     """Rows of metadata.jsonl."""
+    init: str | None = None
+    """CLIP checkpoint whose pretraining goes on; sizes, vocabulary and preprocessing are then its own, not the
+    fields below."""
     captions: tuple[str, ...] = ("short",)
     """Caption columns; one is drawn for each image at each step."""
     epochs: int = 60

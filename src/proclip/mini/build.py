@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProclipError
-from .captions import long_caption, raw_caption, short_caption
+from .captions import kind_caption, long_caption, raw_caption, short_caption
 from .concepts import LANGUAGES, STYLES, Concept, load_concepts, shows_tones
 from .facts import PictureFacts
 from .render import draw_all
@@ -82,6 +82,7 @@ def _rows(
                 "short": short_caption(concept, style, facts[key], tones_visible),
                 "long": long_caption(concept, style, facts[key], tones_visible),
                 "raw": raw_caption(concept, style),
+                "kind": kind_caption(concept, style),
             }
             row.update({f"name_{language}": concept.names[language] for language in LANGUAGES})
             rows.append(row)

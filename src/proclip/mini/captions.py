@@ -34,6 +34,20 @@ def raw_caption(concept: Concept, style: str) -> str:
     return pick(templates, "raw", concept.key, style)
 
 
+def kind_caption(concept: Concept, style: str) -> str:
+    """Returns text that names the class alone, as many a picture's on the web does; no prompt of the tasks is used."""
+    what = with_article(concept.class_name)
+    templates = (
+        f"this is {what}",
+        f"{what}, drawn as an icon",
+        f"clip art, {concept.class_name}",
+        f"{concept.class_name} sticker",
+        f"an image that shows {what}",
+        f"see also {concept.class_name}",
+    )
+    return pick(templates, "kind", concept.key, style)
+
+
 def short_caption(concept: Concept, style: str, facts: PictureFacts, tones_visible: bool = True) -> str:
     """Returns one sentence with the name and the main colours."""
     what, colours = phrase(concept) if tones_visible else base_phrase(concept), main_colours(facts)

@@ -155,11 +155,19 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
 
 
 def load_clip(name: str, revision: str | None = None) -> Clip:
+    """Load a transformers ``CLIPModel`` checkpoint in float32 and take it apart; see `load_clip_model`."""
+    return load_clip_model(name, revision)[1]
+
+
+def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, Clip]:
     """Load a transformers ``CLIPModel`` checkpoint in float32.
 
     Args:
         name: folder, hub id, or ``mini-clip``.
         revision: of the hub's repository.
+
+    Returns:
+        the transformers model, for saving, and its parts, which share its weights.
 
     Raises:
         ProclipError: the checkpoint cannot be found, is of another kind, or has no safetensors weights.
@@ -176,7 +184,7 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
     model.train(False)
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    return _take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, _digest(weights))
+    return model, _take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, _digest(weights))
 
 
 def _take_apart(

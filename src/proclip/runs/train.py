@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +13,7 @@ from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
 from ..models.adapter import Adapter
-from ..models.clip import load_clip, new_clip, save_clip
+from ..models.clip import load_clip, load_clip_model, new_clip, save_clip
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.proclip import ProCLIP
@@ -23,11 +22,6 @@ from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistillation
 from .recipes import open_run
-
-if TYPE_CHECKING:
-    pass
-
-CLIP_LOGIT_SCALE = 2.6593  # ln(1 / 0.07), CLIP's own start
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -66,8 +60,10 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
     assert config is not None
     samples = data.select(config.split)
     seed_all(recipe.seed)
-    texts = [s.captions[c] for s in samples for c in config.captions if c in s.captions]
-    model, clip = new_clip(config, texts)
+    if config.init:
+        model, clip = load_clip_model(config.init)
+    else:
+        model, clip = new_clip(config, [s.captions[c] for s in samples for c in config.captions if c in s.captions])
     logit_scale = model.logit_scale
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, logit_scale, config).to(device)
