@@ -23,7 +23,7 @@ from proclip.runs.recipes import environment, find_recipe
 from proclip.runs.train import train_recipe
 
 TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "retrieval_long", "multilingual_de",
-         "multilingual_ja", "pairs", "hard_negatives", "linear_probe_openmoji")  # fmt: skip
+         "multilingual_ja", "pairs", "hard_negatives")  # fmt: skip
 
 
 def main() -> None:

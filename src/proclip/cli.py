@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, default=Path("runs/mini"), help="the mini world (default: %(default)s)")
     evaluate.add_argument("--store", type=Path, default=Path("runs/embeddings"), help="cache of text embeddings")
     evaluate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
-    evaluate.add_argument("--clip", default="mini-clip", help="CLIP that CKA compares with (default: %(default)s)")
+    evaluate.add_argument("--clip", help="CLIP that CKA compares with (default: the run's, else mini-clip)")
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
 
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
@@ -44,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     ablate = verbs.add_parser("ablate", help="the paper's component and lambda tables on the mini world, several seeds")
-    ablate.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
+    ablate.add_argument(
+        "--seeds", type=int, default=5, choices=range(1, 101), metavar="N", help="how many (default: 5)"
+    )
     ablate.add_argument("--out", type=Path, default=Path("runs/ablate"), help="folder (default: %(default)s)")
     ablate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
 
@@ -116,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"proclip: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -89,7 +89,7 @@ def test_embed_train_evaluate(recipe: Path, world: Path, tmp_path: Path, tiny_cl
         "recipe.toml",
         "environment.json",
         "metrics.jsonl",
-        "checkpoints",
+        "inputs.json",
         "model",
     }
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -11,6 +11,8 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import re
 import tomllib
 import types
 import typing
@@ -51,6 +53,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         return {str(k): _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    require(not isinstance(value, float) or math.isfinite(value), where, "a finite number", value)
     good = isinstance(value, annotation) and not (isinstance(value, bool) and annotation is not bool)
     require(good, where, f"of type {annotation.__name__}", value)
     return value
@@ -149,18 +152,21 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
+def _key(name: str) -> str:
+    """A TOML key: bare where TOML allows it, else quoted."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
 def dump(config: Any) -> str:
     """A config as TOML that `load_recipe` reads back to an equal one."""
 
     def table(values: Mapping[str, Any], path: str) -> list[str]:
         lines = [
-            f"{json.dumps(k) if not k.isidentifier() else k} = {json.dumps(v, ensure_ascii=False)}"
-            for k, v in values.items()
-            if not isinstance(v, Mapping)
+            f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if not isinstance(v, Mapping)
         ]
         for key, value in values.items():
             if isinstance(value, Mapping):
-                name = f"{path}.{key}" if path else key
+                name = f"{path}.{_key(key)}" if path else _key(key)
                 lines += ["", f"[{name}]", *table(value, name)]
         return lines
 

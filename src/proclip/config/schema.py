@@ -48,6 +48,10 @@ class EmbedderConfig:
 
     def __post_init__(self) -> None:
         require(self.max_length >= 2, "embedder.max_length", "at least 2 tokens", self.max_length)
+        if self.backend == "sentence-transformers":
+            ours = (self.pooling, self.layer, self.padding_side, self.skip_tokens) == ("mean", -1, "right", 0)
+            fields = "embedder.pooling, layer, padding_side, skip_tokens"
+            require(ours, fields, "left alone: a sentence-transformers model declares its own", self.pooling)
         require(self.layer >= -1, "embedder.layer", "-1 (the last) or a layer number", self.layer)
         pooled = self.skip_tokens == 0 or (self.skip_tokens > 0 and self.pooling == "mean")
         require(pooled, "embedder.skip_tokens", "0, or more with pooling 'mean'", self.skip_tokens)
@@ -81,6 +85,8 @@ class DataConfig:
     """Folder with ``metadata.jsonl`` and the images it names."""
     store: str = "runs/embeddings"
     """Folder with the embedding stores ``llm/`` and ``teacher/`` that ``proclip embed`` wrote."""
+    store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
+    """How the LLM's vectors are stored (docs/data_format.md: size and loss of each)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +113,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.lr >= 0, "optim.lr", "0 or more", self.lr)
         require(self.eps > 0, "optim.eps", "above 0", self.eps)
+        require(all(0 <= b < 1 for b in self.betas), "optim.betas", "two numbers in [0, 1)", self.betas)
+        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        for group, rate in self.lr_by_group.items():
+            require(rate >= 0, f"optim.lr_by_group.{group}", "0 or more", rate)
         require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or more", self.warmup_steps)
         require(self.grad_clip is None or self.grad_clip > 0, "optim.grad_clip", "above 0", self.grad_clip)
 
@@ -128,7 +138,9 @@ class DistillLossConfig:
     """Batch size at which ``mean`` equals ``paper``."""
 
     def __post_init__(self) -> None:
-        require(self.reference_batch >= 2, "reference_batch", "at least 2", self.reference_batch)
+        require(self.reference_batch >= 2, "loss.reference_batch", "at least 2", self.reference_batch)
+        require(self.instance_weight >= 0, "loss.instance_weight", "0 or more", self.instance_weight)
+        require(self.structure_weight >= 0, "loss.structure_weight", "0 or more", self.structure_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +199,8 @@ class TuneConfig:
     """Pairs a step (on each process)."""
     distillation_weight: float = 4e-4
     """lambda of the paper; 0 is contrastive tuning alone and builds no teacher."""
+    mask_duplicates: bool = True
+    """Pairs that share an image or a caption are no negatives of each other."""
     ema_decay: float = 0.999
     """a of the paper: teacher <- a teacher + (1 - a) student after every step."""
     lock_image: bool = False
@@ -308,6 +322,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", "in [0, 2^63)", self.seed)
+        plain = self.name not in ("", ".", "..") and not set(self.name) & set("/\\")
+        require(plain, "name", "a name that can be a folder's", self.name)
         stages = [s for s in ("distill", "tune", "pretrain") if getattr(self, s) is not None]
         require(bool(stages), "the recipe's stages", "at least one of [distill], [tune], [pretrain]", stages)
         require(self.pretrain is None or len(stages) == 1, "[pretrain]", "the only stage of its recipe", stages)

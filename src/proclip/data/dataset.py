@@ -44,8 +44,12 @@ class ImageCaptions:
         if not metadata.is_file():
             raise ProclipError(f"no dataset at {self.folder}: {metadata} is missing")
         self.samples: dict[str, Sample] = {}
-        with metadata.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        try:
+            lines = metadata.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ProclipError(f"{metadata} is not UTF-8: {error}") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip():
                 sample = self._parse(line, f"{metadata}, line {number}")
                 if sample.key in self.samples:
                     raise ProclipError(f"{metadata}, line {number}: key {sample.key!r} is there twice")
@@ -61,6 +65,8 @@ class ImageCaptions:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise ProclipError(f"{where}: a row is an object with a 'file_name'")
         splits = row.get("splits", [row["split"]] if "split" in row else [])
+        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+            raise ProclipError(f"{where}: 'splits' is a list of names, 'split' one name, not {splits!r}")
         special = ("file_name", "key", "split", "splits")
         captions = {k: v for k, v in row.items() if isinstance(v, str) and k not in special}
         return Sample(
@@ -104,6 +110,13 @@ def caption_of(sample: Sample, column: str) -> str:
     if not text.strip():
         raise ProclipError(f"sample {sample.key!r}: caption {column!r} is empty")
     return text
+
+
+def check_images(samples: Sequence[Sample]) -> None:
+    """Raise `ProclipError` for the first sample whose image file is not there."""
+    for sample in samples:
+        if not sample.path.is_file():
+            raise ProclipError(f"sample {sample.key!r}: image {sample.path} is missing")
 
 
 def check_captions(samples: Sequence[Sample], columns: Sequence[str]) -> None:

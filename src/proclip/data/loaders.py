@@ -7,6 +7,7 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ from .transforms import augment
 
 T = TypeVar("T")
 B = TypeVar("B")
-DECODE_THREADS = 2
+DECODE_THREADS = min(16, os.cpu_count() or 1)
 AHEAD = 2
 
 

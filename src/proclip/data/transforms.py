@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from ..config import AugmentConfig
-from ..models.preprocess import ImagePreprocess
+from ..models.preprocess import ImagePreprocess, to_rgb
 
 
 def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
@@ -25,19 +25,25 @@ def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConf
     Returns:
         [3, size, size] float32.
     """
-    image = image.convert("RGB")
+    image = to_rgb(image)
     angle, brightness, contrast = rng.uniform(-1, 1, size=3)
     share, x, y = rng.uniform(config.min_scale, 1), rng.uniform(), rng.uniform()
-    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))) if config.min_scale < 1 else 1.0
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     if config.rotation > 0:
         image = image.rotate(angle * config.rotation, Image.Resampling.BILINEAR, fillcolor=(255, 255, 255))
+    if config.min_scale == 1:
+        return preprocess.normalize(_change_light(preprocess.resize_and_crop(image), brightness, contrast, config))
     area = share * image.width * image.height
     width = min(image.width, max(1, round(float(np.sqrt(area * ratio)))))
     height = min(image.height, max(1, round(float(np.sqrt(area / ratio)))))
     left, top = x * (image.width - width), y * (image.height - height)
     box = (left, top, left + width, top + height)
     image = image.resize((preprocess.size, preprocess.size), Image.Resampling(preprocess.resample), box=box)
-    if config.brightness > 0:
-        image = ImageEnhance.Brightness(image).enhance(1 + brightness * config.brightness)
-        image = ImageEnhance.Contrast(image).enhance(1 + contrast * config.brightness)
-    return preprocess.normalize(image)
+    return preprocess.normalize(_change_light(image, brightness, contrast, config))
+
+
+def _change_light(image: Image.Image, brightness: float, contrast: float, config: AugmentConfig) -> Image.Image:
+    if config.brightness == 0:
+        return image
+    image = ImageEnhance.Brightness(image).enhance(1 + brightness * config.brightness)
+    return ImageEnhance.Contrast(image).enhance(1 + contrast * config.brightness)

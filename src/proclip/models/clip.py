@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import PretrainConfig
 from ..errors import ProclipError
 from .embedder import Encoded
-from .preprocess import ImagePreprocess
+from .preprocess import ImagePreprocess, read_json
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
@@ -172,16 +172,21 @@ def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, 
     Raises:
         ProclipError: the checkpoint cannot be found, is of another kind, or has no safetensors weights.
     """
+    from safetensors import SafetensorError
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     folder = checkpoint_folder(name, revision)
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         raise ProclipError(f"{folder} has no config.json or no *.safetensors: not a CLIP checkpoint that can be loaded")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind != "clip":
+        raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, 'clip' is supported")
     config = CLIPConfig.from_pretrained(folder)
-    if config.model_type != "clip":
-        raise ProclipError(f"{folder}/config.json: model_type is {config.model_type!r}, 'clip' is supported")
-    model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
+    try:
+        model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ProclipError(f"{folder}: the weights cannot be loaded: {str(error).splitlines()[0]}") from None
     model.train(False)
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     return model, _take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, _digest(weights))
@@ -196,7 +201,7 @@ def _take_apart(
         tokenizer=ClipTextTokenizer(tokenizer, model.text_model.config.max_position_embeddings),
         preprocess=preprocess,
         logit_scale=float(model.logit_scale.detach()),
-        identity={"kind": "clip-text-tower", "model": name, "sha256": digest},
+        identity={"kind": "clip-text-tower", "model": Path(name).name, "sha256": digest},
     )
 
 
@@ -281,7 +286,7 @@ def new_clip(config: PretrainConfig, texts: Iterable[str]) -> tuple[CLIPModel, C
     return model, _take_apart(model, tokenizer, preprocess, "new", "untrained")
 
 
-def save_clip(model: CLIPModel, clip: Clip, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+def save_clip(model: CLIPModel, clip: Clip, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint folder that `load_clip` and transformers read: config, weights, tokenizer, preprocessing."""
     import copy
     import json

@@ -82,12 +82,14 @@ def identity_of(config: EmbedderConfig, source: EmbedderSource) -> dict[str, Any
     Raises:
         ProclipError: the model has no safetensors weights.
     """
-    return {"model": source.name, "files": _hash_files(config, source), **settings_of(config)}
+    return {"files": _hash_files(config, source), **settings_of(config)}
 
 
 def settings_of(config: EmbedderConfig) -> dict[str, Any]:
     """The part of the identity that is known without the model's files."""
+    local = Path(config.model).is_dir()
     settings: dict[str, Any] = {
+        "model": Path(config.model).resolve().name if local else config.model,  # a folder may be moved
         "kind": config.backend,
         "instruction": config.instruction,
         "max_length": config.max_length,

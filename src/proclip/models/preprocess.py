@@ -51,7 +51,7 @@ class ImagePreprocess:
         path = Path(folder) / "preprocessor_config.json"
         if not path.is_file():
             raise ProclipError(f"{path} is missing: it says how images are resized and normalised")
-        return cls.from_config(json.loads(path.read_text()), source=str(path))
+        return cls.from_config(read_json(path), source=str(path))
 
     def to_config(self) -> dict[str, Any]:
         """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor reads."""
@@ -72,19 +72,46 @@ class ImagePreprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image to [3, size, size] float32."""
-        image = image.convert("RGB")
+        return self.normalize(self.resize_and_crop(to_rgb(image)))
+
+    def resize_and_crop(self, image: Image.Image) -> Image.Image:
+        """The shorter side to `size`, then the centre square."""
         scale = self.size / min(image.size)
         width, height = (max(self.size, int(side * scale)) for side in image.size)
         if (width, height) != image.size:
             image = image.resize((width, height), self.resample)
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        return self.normalize(image.crop((left, top, left + self.size, top + self.size)))
+        return image.crop((left, top, left + self.size, top + self.size))
 
     def normalize(self, image: Image.Image) -> Tensor:
         """An RGB image to a float32 tensor, channels first, less mean, over deviation."""
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
         return pixels.sub_(mean).div_(std)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; transparent parts become white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ProclipError: the file is not JSON, or not an object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ProclipError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ProclipError(f"{path} must hold a JSON object")
+    return values
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -96,11 +123,7 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return image.convert("RGB")
+            return to_rgb(image)
     except FileNotFoundError:
         raise ProclipError(f"image {path} is missing") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:

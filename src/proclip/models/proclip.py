@@ -17,7 +17,7 @@ from ..errors import ProclipError
 from .adapter import Adapter
 from .clip import ClipImageTower, checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
-from .preprocess import ImagePreprocess, read_image
+from .preprocess import ImagePreprocess, read_image, read_json
 from .zero_shot import build_zero_shot_classifier
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class ProCLIP(nn.Module):
         preprocess: of the image tower.
         embedder: the LLM-based embedder, or how to load it.
         embedder_identity: what the embedder with which the adapter was trained said of itself; another one is refused.
+        clip_name: the checkpoint that the image tower comes from.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ProCLIP(nn.Module):
         preprocess: ImagePreprocess,
         embedder: EmbedderConfig | TextEmbedder,
         embedder_identity: Mapping[str, Any] | None = None,
+        clip_name: str | None = None,
     ) -> None:
         super().__init__()
         if image_tower.embed_dim != adapter.embed_dim:
@@ -58,6 +60,7 @@ class ProCLIP(nn.Module):
         self._embedder = None if isinstance(embedder, EmbedderConfig) else embedder
         self.embedder_config = embedder if isinstance(embedder, EmbedderConfig) else None
         self.embedder_identity = dict(embedder_identity) if embedder_identity is not None else None
+        self.clip_name = clip_name
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +93,8 @@ class ProCLIP(nn.Module):
         Raises:
             ProclipError: a path is missing or is not an image.
         """
+        if isinstance(images, (str, Path)):
+            raise ProclipError(f"encode_image takes a list of pictures: [{str(images)!r}]")
         self.eval()
         chunks = []
         for start in range(0, len(images), batch_size):
@@ -156,6 +161,7 @@ class ProCLIP(nn.Module):
             raise ProclipError("a model made around an embedder object has no embedder config to save")
         return {
             "model_type": "proclip",
+            "clip": self.clip_name,
             "format_version": FORMAT_VERSION,
             "embed_dim": self.adapter.embed_dim,
             "llm_dim": self.adapter.llm_dim,
@@ -177,11 +183,12 @@ class ProCLIP(nn.Module):
         Raises:
             ProclipError: not a model of ours, a version this code does not know, or weights that do not fit.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = checkpoint_folder(str(name), revision)
-        path = folder / "config.json"
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        path, weights = folder / "config.json", folder / "model.safetensors"
+        config = read_json(path) if path.is_file() else {}
         if config.get("model_type") != "proclip":
             raise ProclipError(f"{folder} is not a proclip model: config.json with model_type 'proclip' is missing")
         if config["format_version"] != FORMAT_VERSION:
@@ -194,11 +201,13 @@ class ProCLIP(nn.Module):
             ImagePreprocess.from_folder(folder),
             from_dict(EmbedderConfig, config["embedder"], where="embedder"),
             config["embedder_identity"],
+            config["clip"],
         )
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise ProclipError(f"{weights} is missing")
-        load_weights(model, load_file(weights), str(weights))
+        try:
+            tensors = load_file(weights)
+        except (FileNotFoundError, SafetensorError) as error:
+            raise ProclipError(f"{weights} cannot be read: {error}") from None
+        load_weights(model, tensors, str(weights))
         return model.to(device).eval()
 
     def push_to_hub(self, repo_id: str, card: str = "", private: bool = False) -> str:

@@ -18,6 +18,7 @@ from ..embed import Progress, embed_captions
 from ..errors import ProclipError
 from ..models.clip import load_clip
 from ..models.embedder import LazyEmbedder, TextEmbedder
+from .recipes import pick_device
 
 
 def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
@@ -39,12 +40,12 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
     return llm, teacher
 
 
-def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
+def embed_recipes(recipes: Sequence[Recipe], device: str | None = None) -> None:
     """Write the stores ``llm/`` and ``teacher/`` that recipes share; captions that are there already cost nothing.
 
     Args:
         recipes: with the same data, embedder and CLIP.
-        device: of the models.
+        device: of the models; ``cuda`` where there is one, else ``cpu``, if None.
 
     Raises:
         ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
@@ -63,9 +64,12 @@ def embed_recipes(recipes: Sequence[Recipe], device: str = "cpu") -> None:
         llm.update(of_llm)
         teacher.update(of_teacher)
     store = Path(first.data.store)
-    _add("LLM", store / "llm", LazyEmbedder(first.embedder, device), "float16", llm)
+    device = device or pick_device()
+    _add("LLM", store / "llm", LazyEmbedder(first.embedder, device), first.data.store_dtype, llm)
     if teacher:
-        _add("teacher", store / "teacher", load_clip(first.clip), "float32", teacher)
+        clip = load_clip(first.clip)
+        clip.text_tower.to(device)
+        _add("teacher", store / "teacher", clip, "float32", teacher)
 
 
 def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
 from ..models.embedder import TextEmbedder
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
-from .recipes import environment, write_text
+from .recipes import environment, pick_device, write_text
 
 BATCH = 128
 
@@ -82,7 +82,10 @@ class World:
         self.folder, self.store, self.split = folder, store, split
         self.tasks = folder / "tasks" / split
         self.data = ImageCaptions(folder)
+        self.device = pick_device()
         self.clip_name, self.clip = clip, load_clip(clip)
+        self.clip.image_tower.to(self.device)
+        self.clip.text_tower.to(self.device)
         self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
 
     def texts(self, embedder: TextEmbedder) -> TextCache:
@@ -99,8 +102,10 @@ class World:
         kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
         if kind == "clip":
             clip = load_clip(str(folder))
+            clip.image_tower.to(self.device)
+            clip.text_tower.to(self.device)
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
-        loaded = ProCLIP.from_pretrained(folder)
+        loaded = ProCLIP.from_pretrained(folder, device=self.device)
         images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
         return proclip_encoders(loaded, images, self.texts(loaded.embedder))
 
@@ -113,7 +118,30 @@ class World:
         return chance_levels(self.tasks)
 
 
-def evaluate_command(model: str, data: Path, store: Path, split: str, clip: str, out: Path | None) -> dict[str, Any]:
+def evaluated(
+    world: World, model: str | Path, path: Path, recipe: Recipe | None, tasks: Sequence[str] | None = None
+) -> dict[str, float]:
+    """A model's figures: from `path` if they were measured there on the same data, CLIP and recipe, else measured."""
+    key = {
+        "benchmark": world.benchmark,
+        "split": world.split,
+        "clip": world.clip.identity["sha256"],
+        "config_hash": config_hash(recipe) if recipe else None,
+        "tasks": list(tasks) if tasks else None,
+    }
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found["key"] == key:
+            figures: dict[str, float] = found["figures"]
+            return figures
+    figures = world.evaluate(model, tasks)
+    write_text(path, json.dumps({"key": key, "figures": figures, "environment": environment()}, indent=2) + "\n")
+    return figures
+
+
+def evaluate_command(
+    model: str, data: Path, store: Path, split: str, clip: str | None, out: Path | None
+) -> dict[str, Any]:
     """Evaluate a model, print its figures beside chance, and write them.
 
     Raises:
@@ -123,7 +151,7 @@ def evaluate_command(model: str, data: Path, store: Path, split: str, clip: str,
     from rich.table import Table
 
     recipe = _recipe_of(model)
-    world = World(data, store, split, clip)
+    world = World(data, store, split, clip or (recipe.clip if recipe else "mini-clip"))
     with Console(stderr=True).status(f"evaluating {model}"):
         figures, chance = world.evaluate(model), world.chance()
     table = Table("task", "figure", "chance", title=f"{model} on {world.benchmark['name']} ({split} concepts)")
@@ -134,6 +162,7 @@ def evaluate_command(model: str, data: Path, store: Path, split: str, clip: str,
         "benchmark": world.benchmark,
         "protocol": f"proclip mini world, {split} concepts",
         "model": model,
+        "clip": world.clip_name,
         "config_hash": config_hash(recipe) if recipe else None,
         "seed": recipe.seed if recipe else None,
         "figures": figures,

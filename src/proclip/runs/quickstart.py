@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..evaluate.tasks import load_tasks
 from ..models.embedder import LazyEmbedder
 from ..report import print_table, write_report
 from .embed import embed_recipes, progress
-from .evaluate import World
+from .evaluate import World, evaluated
 from .gallery import curves, gallery
 from .mini import build
 from .recipes import environment, find_recipe, write_text
@@ -44,15 +44,16 @@ class Steps:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Print, time and record a step."""
+    def step(self, name: str, reused: bool = False) -> Iterator[None]:
+        """Print, time and record a step; one that finds its work done keeps the time of when it was."""
         start = time.perf_counter()
         yield
         seconds, before = round(time.perf_counter() - start, 1), self.seconds.get(name, 0.0)
-        self.seconds[name] = max(seconds, before)
-        write_text(self.path, json.dumps(self.seconds, indent=2) + "\n")
-        reused = f" ({before:.0f} s when it was first done)" if before > seconds else ""
-        self.console.print(f"[bold]{name}[/bold]: {seconds:.1f} s{reused}", highlight=False)
+        if not reused:
+            self.seconds[name] = seconds
+            write_text(self.path, json.dumps(self.seconds, indent=2) + "\n")
+        found = f" (found; {before:.0f} s when it was made)" if reused else ""
+        self.console.print(f"[bold]{name}[/bold]: {seconds:.1f} s{found}", highlight=False)
 
 
 def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
@@ -62,18 +63,6 @@ def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
         return recipe
     stages = {s: dataclasses.replace(getattr(recipe, s), epochs=1) for s in ("distill", "tune") if getattr(recipe, s)}
     return dataclasses.replace(recipe, **stages)
-
-
-def evaluated(world: World, model: str | Path, path: Path, key: Mapping[str, Any], **options: Any) -> dict[str, float]:
-    """A model's figures, from `path` if they were measured there under the same key, else measured and written."""
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found["key"] == key:
-            figures: dict[str, float] = found["figures"]
-            return figures
-    figures = world.evaluate(model, **options)
-    write_text(path, json.dumps({"key": key, "figures": figures, "environment": environment()}, indent=2) + "\n")
-    return figures
 
 
 def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
@@ -92,28 +81,23 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     recipes = {method: mini_recipe(method, seed, short) for method in (SHORT_METHODS if short else METHODS)}
     first = next(iter(recipes.values()))
     folder, store = Path(first.data.dataset), Path(first.data.store)
-    with steps.step("mini world"):
+    with steps.step("mini world", (folder / "manifest.json").is_file()):
         benchmark = build(folder)["benchmark"]
     world = World(folder, store, "test", first.clip)
     tasks = SHORT_TASKS if short else None
-    with steps.step("embed"):
+    with steps.step("embed", "embed" in steps.seconds and (store / "texts").is_dir()):
         embed_recipes(list(recipes.values()))
         with progress("LLM") as report:
             world.texts(LazyEmbedder(first.embedder)).encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
     for method, recipe in recipes.items():
-        with steps.step(f"train {method}"):
+        with steps.step(f"train {method}", (out / method / "model" / "config.json").is_file()):
             train_recipe(recipe, out / method)
     methods: dict[str, dict[str, float]] = {}
     for method in (CLIP, *recipes):
         path = out / f"{method}.json"
         model = first.clip if method == CLIP else out / method
-        key = {
-            "model": first.clip if method == CLIP else config_hash(recipes[method]),
-            "benchmark": benchmark,
-            "tasks": tasks,
-        }
-        with steps.step(f"evaluate {method}"):
-            methods[method] = evaluated(world, model, path, json.loads(json.dumps(key)), tasks=tasks)
+        with steps.step(f"evaluate {method}", path.is_file()):
+            methods[method] = evaluated(world, model, path, recipes.get(method), tasks)
     hashes = {method: config_hash(recipe) for method, recipe in recipes.items()}
     results = {
         "benchmark": benchmark,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,12 +50,22 @@ def open_run(recipe: Recipe, folder: Path) -> None:
     if path.is_file():
         if config_hash(load_recipe(path)) == config_hash(recipe):
             return
+        if not (folder / "checkpoints").is_dir() and not (folder / "model").is_dir():
+            shutil.rmtree(folder)  # an attempt that never got to its first checkpoint
+            return open_run(recipe, folder)
         before, now = path.read_text().splitlines(), dump(recipe).splitlines()
         differ = "; ".join(line for line in now if line and line not in before) or "fewer fields"
         raise ProclipError(f"{folder} holds a run of another recipe (now: {differ}); delete it or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, dump(recipe))
     write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def pick_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def environment() -> dict[str, object]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
+from rich.console import Console
 
 from ..config import Recipe
-from ..data.dataset import ImageCaptions
+from ..data.dataset import ImageCaptions, check_images
 from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
@@ -20,56 +24,86 @@ from ..models.proclip import ProCLIP
 from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
+from ..train.optim import build_optimizer
 from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistillation
-from .recipes import open_run
+from .recipes import open_run, pick_device, write_text
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
     """Run every stage of a recipe; a run that was interrupted goes on, a finished one is left as it is.
 
+    Everything is checked before the first step: captions, embeddings, pictures, parameter groups.
+
     Args:
         recipe: what to do.
         out: run folder, ``runs/NAME`` if None.
-        device: ``cuda`` where there is one, else ``cpu``.
+        device: ``cuda`` where there is one, else ``cpu``, if None.
 
     Returns:
         the folder of the trained model, ``out/model``.
 
     Raises:
-        ProclipError: bad data or stores, a store that does not fit the recipe, a loss that is not finite.
+        ProclipError: bad data or stores, a store that does not fit the recipe, a run folder of another recipe or of
+            other inputs, a loss that is not finite.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ProclipError("training on several processes (WORLD_SIZE > 1) is not supported yet: start one process")
     folder = out if out is not None else Path("runs") / recipe.name
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or pick_device()
+    data = ImageCaptions(recipe.data.dataset)
     open_run(recipe, folder)
     model_folder = folder / "model"
-    if (model_folder / "config.json").is_file():
-        return model_folder
-    data = ImageCaptions(recipe.data.dataset)
+    stages = _pretrain if recipe.pretrain else _align
     with MetricLogger(folder, recipe.log) as logger:
-        if recipe.pretrain:
-            _pretrain(recipe, data, folder, device, logger)
-        else:
-            _align(recipe, data, folder, device, logger)
+        stages(recipe, data, folder, device, logger)
     return model_folder
+
+
+def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
+    """Record what a run is made from, or compare with what it was; returns whether the run is finished.
+
+    Raises:
+        ProclipError: the run was made from another CLIP or other embeddings; the message names which.
+    """
+    path = folder / "inputs.json"
+    finished = (folder / "model" / "config.json").is_file()
+    if path.is_file() and (finished or (folder / "checkpoints").is_dir()):
+        before = json.loads(path.read_text())
+        if differ := identity_difference(inputs, before):
+            raise ProclipError(f"{folder} was made from other inputs ({differ}); delete it or give another --out")
+    write_text(path, json.dumps(inputs, indent=2) + "\n")
+    if finished:
+        Console(stderr=True).print(f"{folder}: finished already", highlight=False, soft_wrap=True)
+    return finished
+
+
+def _finish(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save the model whole or not at all; the checkpoints have done their work then."""
+    draft = folder / "model.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    save(draft)
+    draft.replace(folder / "model")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    Console(stderr=True).print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
 
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     config = recipe.pretrain
     assert config is not None
     samples = data.select(config.split)
+    check_images(samples)
     seed_all(recipe.seed)
     if config.init:
         model, clip = load_clip_model(config.init)
     else:
         model, clip = new_clip(config, [s.captions[c] for s in samples for c in config.captions if c in s.captions])
-    logit_scale = model.logit_scale
+    if _check_inputs(folder, {"init": clip.identity["sha256"]}):
+        return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
-    stage = ContrastivePretraining(clip.image_tower, clip.text_tower, logit_scale, config).to(device)
+    stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger)  # fmt: skip
-    save_clip(model.cpu(), clip, folder / "model", torch.float16)
+    _finish(folder, lambda draft: save_clip(model.cpu(), clip, draft))
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -78,22 +112,35 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {name: llm.identity.get(name) for name in wanted}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
+    if _check_inputs(folder, {"clip": clip.identity["sha256"], **llm.identity}):
+        return
     seed_all(recipe.seed)
     model = ProCLIP(
         clip.image_tower, Adapter(llm.dim, clip.dim, recipe.adapter), clip.logit_scale, clip.preprocess,
-        recipe.embedder, llm.identity,
+        recipe.embedder, llm.identity, clip_name=recipe.clip,
     ).to(device)  # fmt: skip
+    texts = pairs = None
     if recipe.distill:
         teacher = EmbeddingStore.open(Path(recipe.data.store) / "teacher", expect=clip.identity)
         texts = DistillBatches(data.select(recipe.distill.split), llm, teacher, recipe.distill, recipe.seed)
-        model.adapter.fit_input_norm(texts.training_llm_embeds())
-        fit(TextDistillation(model.adapter, recipe.distill), texts, name="distill", epochs=recipe.distill.epochs,
-            optim=recipe.distill.optim, log=recipe.log, run_dir=folder, logger=logger)  # fmt: skip
+        distillation = TextDistillation(model.adapter, recipe.distill)
+        build_optimizer(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
-        pairs = TuneBatches(data.select(recipe.tune.split), llm, clip.preprocess, recipe.tune, recipe.seed)
-        if not recipe.distill:
-            model.adapter.fit_input_norm(pairs.training_llm_embeds())
-        stage = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, recipe.tune)
-        fit(stage, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
+        samples = data.select(recipe.tune.split)
+        check_images(samples)
+        pairs = TuneBatches(samples, llm, clip.preprocess, recipe.tune, recipe.seed)
+        tuning = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, recipe.tune)
+        build_optimizer(tuning.groups(), recipe.tune.optim)
+    first = texts or pairs
+    if recipe.adapter.input_norm == "standardize" and first:
+        model.adapter.fit_input_norm(first.training_llm_embeds())
+    if recipe.distill and texts:
+        fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
+            log=recipe.log, run_dir=folder, logger=logger)  # fmt: skip
+    if recipe.tune and pairs:
+        fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
             run_dir=folder, logger=logger)  # fmt: skip
-    model.cpu().save_pretrained(folder / "model", f"Trained by recipe `{recipe.name}`, seed {recipe.seed}.")
+    figures = (
+        f"Trained by recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` beside the model's folder repeats it."
+    )
+    _finish(folder, lambda draft: model.cpu().save_pretrained(draft, figures))

@@ -122,10 +122,10 @@ class ImageTextTuning(Stage):
                 image_features = self.image_tower(batch.pixel_values)
             text_features = self.adapter(batch.llm_embeds)
         image_embeds, text_embeds = gather(_normalize(image_features)), gather(_normalize(text_features))  # [n, d]
+        ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
         info = contrastive_loss(
-            image_embeds, text_embeds, self.logit_scale,
-            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
-        )  # fmt: skip
+            image_embeds, text_embeds, self.logit_scale, **(ids if self.config.mask_duplicates else {})
+        )
         logged = {"contrastive": info, "logit_scale": self.logit_scale}
         if self.teacher is None:
             return {"loss": info, **logged}
