@@ -303,6 +303,8 @@ class Recipe:
     """Name of the method, as tables show it."""
     seed: int = 0
     """Of initial weights, order, augmentation and caption choice."""
+    init: str | None = None
+    """A proclip model whose adapter is the start, as in stage 1 trained once for several stages 2."""
     clip: str = "mini-clip"
     """The CLIP checkpoint: hub id or folder; ``mini-clip`` is the one that ships with the package."""
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)

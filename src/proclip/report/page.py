@@ -253,6 +253,7 @@ def write_report(
     curves: Curves,
     gallery: Sequence[GalleryItem],
     out: Path,
+    acknowledgement: str = "",
 ) -> None:
     """Write the page of a comparison: one HTML file, pictures and charts inside, nothing loaded from elsewhere.
 
@@ -262,6 +263,7 @@ def write_report(
         curves: by method and stage the rows of ``metrics.jsonl``; those with ``step`` and ``loss`` are drawn.
         gallery: queries and what was found.
         out: the file to write; its folder is made.
+        acknowledgement: who made the pictures of the gallery, and under which licences.
 
     Raises:
         ProclipError: the results have no methods, or an image of the gallery cannot be read.
@@ -286,8 +288,8 @@ def write_report(
         f"<title>ProCLIP on {escape(name)}</title><style>{CSS}</style></head><body><main>"
         f'<h1>ProCLIP on {escape(name)}</h1><p class="lead">What a language model’s embeddings bring to CLIP, '
         f"and what CLIP forgets on the way.</p>{sections}"
-        "<footer>Drawn from the <code>results.json</code> beside this page; <code>proclip report</code> draws it again."
-        "</footer></main></body></html>\n"
+        "<footer>Drawn from the <code>results.json</code> beside this page; <code>proclip report</code> draws it again. "
+        f"{escape(acknowledgement)}</footer></main></body></html>\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f"{out.name}.partial")

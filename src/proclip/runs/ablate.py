@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,11 @@ from .mini import build
 from .recipes import environment, find_recipe, write_text
 from .train import train_recipe
 
+STAGE1 = "stage 1, L_ins + L_struct"
 COMPONENTS = {
     "LLM2CLIP: contrastive only, adapter from scratch": ("llm2clip", ()),
     "stage 1, L_ins": ("stage1", ("distill.loss.structure_weight=0",)),
-    "stage 1, L_ins + L_struct": ("stage1", ()),
+    STAGE1: ("stage1", ()),
     "+ stage 2, L_info": ("stage1_contrastive", ()),
     "+ stage 2, L_info + L_reg": ("proclip", ()),
 }
@@ -45,19 +48,30 @@ COLUMNS = {
 """Columns of both tables: the mean of these figures."""
 
 
-def variants(seed: int) -> dict[str, Recipe]:
-    """Every run of one seed, by name; a lambda of 0 and the recipe's own are rows of Table 5."""
-    runs = {
-        row: find_recipe(f"mini/{name}", [f"seed={seed}", *settings]) for row, (name, settings) in COMPONENTS.items()
-    }
-    tune = find_recipe("mini/proclip").tune
-    assert tune is not None
+def variants(seed: int, folder: Path) -> dict[str, Recipe]:
+    """Every run of one seed, by name, stage 1 before what starts from it (the same as training it again, but cheaper).
+
+    A lambda of 0 and the recipe's own are rows of Table 5.
+    """
+    stage1 = folder / run_name(seed, STAGE1) / "model"
+    runs = {}
+    for row, (name, settings) in COMPONENTS.items():
+        recipe = find_recipe(f"mini/{name}", [f"seed={seed}", *settings])
+        if recipe.distill and recipe.tune:
+            recipe = dataclasses.replace(recipe, distill=None, init=str(stage1))
+        runs[row] = recipe
+    full = runs["+ stage 2, L_info + L_reg"]
+    assert full.tune is not None
     for factor in LAMBDA_FACTORS:
         if factor not in (0.0, 1.0):
-            weight = factor * tune.distillation_weight
-            settings = [f"seed={seed}", f"tune.distillation_weight={weight!r}"]
-            runs[f"lambda x {factor:g}"] = find_recipe("mini/proclip", settings)
+            tune = dataclasses.replace(full.tune, distillation_weight=factor * full.tune.distillation_weight)
+            runs[f"lambda x {factor:g}"] = dataclasses.replace(full, tune=tune)
     return runs
+
+
+def run_name(seed: int, row: str) -> str:
+    """Folder of a run below the ablation's."""
+    return f"seed{seed}/" + re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
 
 
 def cell(per_seed: Sequence[Mapping[str, float]], keys: Sequence[str]) -> tuple[float, float]:
@@ -99,19 +113,19 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
         what is in ``ablation.json``.
     """
     console = Console(stderr=True)
-    plan = {seed: variants(seed) for seed in range(seeds)}
+    plan = {seed: variants(seed, out) for seed in range(seeds)}
     first = next(iter(plan[0].values()))
     folder = Path(first.data.dataset)
     benchmark = build(folder)["benchmark"]
-    embed_recipes(list(plan[0].values()))
+    embed_recipes([find_recipe(f"mini/{name}") for name in ("llm2clip", "proclip")])
     world = World(folder, Path(first.data.store), split, first.clip)
     key = {"benchmark": benchmark, "split": split}
     out.mkdir(parents=True, exist_ok=True)
     original = evaluated(world, first.clip, out / f"clip-{split}.json", None, TASKS)
     figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [original]}
     for seed, runs in plan.items():
-        for number, (row, recipe) in enumerate(runs.items()):
-            run = out / f"seed{seed}" / f"{number:02d}-{recipe.name}"
+        for row, recipe in runs.items():
+            run = out / run_name(seed, row)
             console.print(f"[bold]seed {seed}: {row}[/bold]", highlight=False)
             train_recipe(recipe, run)
             of_run = evaluated(world, run, run / f"figures-{split}.json", recipe, TASKS)

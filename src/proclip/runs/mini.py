@@ -14,7 +14,7 @@ def build(out: Path) -> dict[str, Any]:
     """
     from rich.console import Console
 
-    from ..mini.build import build_mini_world
+    from ..mini.build import PUBLISHED_CHECKSUM, build_mini_world
 
     console = Console(stderr=True)
     with console.status("building the mini world"):
@@ -24,4 +24,11 @@ def build(out: Path) -> dict[str, Any]:
         f"{out}: {benchmark['name']} version {benchmark['version']}, checksum {benchmark['checksum'][:12]}",
         highlight=False,
     )
+    if benchmark["checksum"] != PUBLISHED_CHECKSUM:
+        console.print(
+            f"not the published world ({PUBLISHED_CHECKSUM[:12]}): other versions of its packages are installed, "
+            "so figures do not compare with the documentation's",
+            style="yellow",
+            highlight=False,
+        )
     return manifest

@@ -28,6 +28,10 @@ from .train import train_recipe
 CLIP = "clip"
 METHODS = ("llm2clip", "lit", "stage1", "stage1_contrastive", "proclip", "proclip_multilingual")
 SHORT_METHODS = ("llm2clip", "proclip")
+CREDITS = (
+    "Pictures: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0; "
+    "Twemoji, copyright Twitter, Inc and other contributors, CC BY 4.0."
+)
 SHORT_TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "multilingual_de", "pairs")
 
 
@@ -126,6 +130,7 @@ def write_page(out: Path, results: dict[str, Any], world: World) -> None:
         curves={method: curves(out / method) for method in trained},
         gallery=gallery(world, {CLIP: world.clip_name, **shown}),
         out=out / "report.html",
+        acknowledgement=CREDITS,
     )
 
 

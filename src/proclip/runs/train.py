@@ -20,7 +20,7 @@ from ..models.adapter import Adapter
 from ..models.clip import load_clip, load_clip_model, new_clip, save_clip
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
-from ..models.proclip import ProCLIP
+from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
@@ -87,6 +87,18 @@ def _finish(folder: Path, save: Callable[[Path], None]) -> None:
     Console(stderr=True).print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
 
+def _start_from(adapter: Adapter, name: str) -> None:
+    """Give the adapter the weights of another model's.
+
+    Raises:
+        ProclipError: that is no proclip model, or its adapter is of another size or input norm.
+    """
+    other = ProCLIP.from_pretrained(name).adapter
+    if other.config != adapter.config:
+        raise ProclipError(f"init: {name} has an adapter of {other.config}, the recipe's is {adapter.config}")
+    load_weights(adapter, other.state_dict(), f"init: {name}")
+
+
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     config = recipe.pretrain
     assert config is not None
@@ -119,6 +131,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         clip.image_tower, Adapter(llm.dim, clip.dim, recipe.adapter), clip.logit_scale, clip.preprocess,
         recipe.embedder, llm.identity, clip_name=recipe.clip,
     ).to(device)  # fmt: skip
+    if recipe.init:
+        _start_from(model.adapter, recipe.init)
     texts = pairs = None
     if recipe.distill:
         teacher = EmbeddingStore.open(Path(recipe.data.store) / "teacher", expect=clip.identity)
@@ -132,7 +146,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         tuning = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, recipe.tune)
         build_optimizer(tuning.groups(), recipe.tune.optim)
     first = texts or pairs
-    if recipe.adapter.input_norm == "standardize" and first:
+    if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
         model.adapter.fit_input_norm(first.training_llm_embeds())
     if recipe.distill and texts:
         fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
