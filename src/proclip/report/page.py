@@ -288,7 +288,8 @@ def write_report(
         f"<title>ProCLIP on {escape(name)}</title><style>{CSS}</style></head><body><main>"
         f'<h1>ProCLIP on {escape(name)}</h1><p class="lead">What a language model’s embeddings bring to CLIP, '
         f"and what CLIP forgets on the way.</p>{sections}"
-        "<footer>Drawn from the <code>results.json</code> beside this page; <code>proclip report</code> draws it again. "
+        "<footer>Drawn from the <code>results.json</code> beside this page; "
+        "<code>proclip report</code> draws it again. "
         f"{escape(acknowledgement)}</footer></main></body></html>\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
