@@ -73,7 +73,7 @@ def tiny_clip_path(tmp_path_factory: pytest.TempPathFactory, tiny_pretrain: Pret
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, clip = new_clip(tiny_pretrain, texts)
-    save_clip(model, clip, folder)
+    save_clip(model, clip, folder, torch.float32)
     return folder
 
 

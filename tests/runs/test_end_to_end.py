@@ -214,3 +214,26 @@ def test_pretrain_and_go_on_from_there(world: Path, tmp_path: Path) -> None:
     assert before.tokenizer.tokenizer.get_vocab() == after.tokenizer.tokenizer.get_vocab()
     moved = (before.image_tower.projection.weight - after.image_tower.projection.weight).abs().max()
     assert 0 < float(moved.detach()) < 0.1  # a step or two of lr 1e-5 and float16 rounding, not new weights
+
+
+def test_stage_2_from_a_trained_stage_1_equals_both_in_one_run(recipe: Path, tmp_path: Path) -> None:
+    assert main(["embed", str(recipe)]) == 0
+    text = recipe.read_text()
+    head, rest = text.split("[distill]")
+    tune = rest[rest.index("[tune]") :]
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text(text.replace(tune, ""))
+    second.write_text(head.replace('name = "tiny"', f'name = "tiny"\ninit = "{tmp_path / "s1" / "model"}"') + tune)
+    for path, run in ((first, "s1"), (second, "s2"), (recipe, "both")):
+        assert main(["train", str(path), "--out", str(tmp_path / run)]) == 0
+    s2, both = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("s2", "both"))
+    assert s2 == both
+
+
+def test_what_a_run_was_made_from_is_compared(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["embed", str(recipe)]) == 0
+    assert main(["train", str(recipe), "--out", str(run)]) == 0
+    inputs = json.loads((run / "inputs.json").read_text())
+    (run / "inputs.json").write_text(json.dumps({**inputs, "clip": "another"}))
+    assert "was made from other inputs (clip: want" in error_of(capsys, "train", str(recipe), "--out", str(run))

@@ -64,7 +64,9 @@ def test_unknown_recipe() -> None:
 
 def test_run_folder_is_not_shared(tmp_path: Path) -> None:
     recipe = find_recipe("mini/proclip")
-    open_run(recipe, tmp_path / "run")
+    open_run(dataclasses.replace(recipe, seed=3), tmp_path / "run")
+    open_run(recipe, tmp_path / "run")  # nothing was trained there yet: the recipe may be mended
+    (tmp_path / "run" / "checkpoints").mkdir()
     open_run(recipe, tmp_path / "run")
     with pytest.raises(ProclipError, match=r"holds a run of another recipe \(now: seed = 7\)"):
         open_run(dataclasses.replace(recipe, seed=7), tmp_path / "run")
