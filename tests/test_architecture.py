@@ -13,7 +13,7 @@ from proclip.cli import build_parser
 
 SOURCE = Path(proclip.__file__).parent
 LAYERS: dict[str, int] = {
-    "errors": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
+    "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
     "models": 1,
     "data": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3,

@@ -6,7 +6,6 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -66,12 +65,8 @@ def _ahead(items: Iterator[T], make: Callable[[T, ThreadPoolExecutor], Callable[
             yield waiting.popleft()()
 
 
-def _stable_id(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
 def _ids(texts: Sequence[str]) -> Tensor:
-    return torch.tensor([_stable_id(t) for t in texts])
+    return torch.tensor([derive_seed(text) for text in texts])
 
 
 class _Images:

@@ -19,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import ProclipError
-from .store_format import MANIFEST, Manifest, Shard, ShardEntry, StoreDtype, pack, unpack, write_atomically
+from ..files import write_atomically
+from .store_format import MANIFEST, Manifest, Shard, ShardEntry, StoreDtype, pack, unpack
 
 LOCK = ".lock"
 LOCK_SECONDS = 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ProclipError
+from ..files import write_json
 from ..models.embedder import identity_difference
 
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -84,7 +84,7 @@ class Manifest:
         """Put the manifest in the place of the last one, at once."""
         counts = {name: sum(getattr(shard, name) for shard in self.shards) for name in ("rows", "truncated")}
         values = {"format": FORMAT, "version": VERSION, **counts, **asdict(self)}
-        write_atomically(folder / MANIFEST, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(folder / MANIFEST, values)
 
     def check(self, folder: Path, identity: Mapping[str, Any], **stored: object) -> None:
         """Refuse a store that was made otherwise.
@@ -102,22 +102,6 @@ class Manifest:
         have = {**self.identity, **{f"stored {name}": getattr(self, name) for name in stored}}
         if differ := identity_difference(want, have):
             raise ProclipError(f"the embeddings at {folder} were made otherwise: {differ}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    if hasattr(os, "O_DIRECTORY"):  # a rename lasts once its folder is on disk; not every system can say so
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def pack(embeds: Tensor, dtype: StoreDtype) -> dict[str, Tensor]:

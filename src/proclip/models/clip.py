@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 
 from ..config import PretrainConfig
 from ..errors import ProclipError
+from ..files import read_json, write_json
 from .embedder import Encoded
-from .preprocess import ImagePreprocess, read_json
+from .preprocess import ImagePreprocess
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerBase
@@ -240,8 +243,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def _merges_of(tokenizer: Any) -> list[Sequence[str]]:
-    import json
-
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
 
@@ -288,12 +289,9 @@ def new_clip(config: PretrainConfig, texts: Iterable[str]) -> tuple[CLIPModel, C
 
 def save_clip(model: CLIPModel, clip: Clip, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a checkpoint folder that `load_clip` and transformers read: config, weights, tokenizer, preprocessing."""
-    import copy
-    import json
-
     folder = Path(folder)
     stored = copy.deepcopy(model)
     nn.Module.to(stored, dtype)
     stored.save_pretrained(folder)
     clip.tokenizer.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(clip.preprocess.to_config(), indent=2) + "\n")
+    write_json(folder / "preprocessor_config.json", clip.preprocess.to_config())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ProclipError
+from ..files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +97,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ProclipError: the file is not JSON, or not an object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ProclipError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ProclipError(f"{path} must hold a JSON object")
-    return values
 
 
 def read_image(path: str | Path) -> Image.Image:

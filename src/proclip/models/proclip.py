@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
+from ..files import read_json, write_json
 from .adapter import Adapter
 from .clip import ClipImageTower, checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
-from .preprocess import ImagePreprocess, read_image, read_json
+from .preprocess import ImagePreprocess, read_image
 from .zero_shot import build_zero_shot_classifier
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ class ProCLIP(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n")
-        (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocess.to_config(), indent=2) + "\n")
+        write_json(folder / "config.json", self._config())
+        write_json(folder / "preprocessor_config.json", self.preprocess.to_config())
         (folder / "README.md").write_text(_model_card(self, card))
 
     def _config(self) -> dict[str, Any]:

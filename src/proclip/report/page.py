@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
 from .gallery import GalleryItem, gallery_html
 from .style import CSS
 from .svg import change_bars, curves_chart, grouped_bars, legend, tone
@@ -293,6 +294,4 @@ def write_report(
         f"{escape(acknowledgement)}</footer></main></body></html>\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f"{out.name}.partial")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(out)
+    write_atomically(out, page)

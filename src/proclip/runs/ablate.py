@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from ..config import Recipe, config_hash
+from ..files import write_atomically, write_json
 from .embed import embed_recipes
 from .evaluate import World, evaluated
 from .mini import build
-from .recipes import environment, find_recipe, write_text
+from .recipes import environment, find_recipe
 from .train import train_recipe
 
 STAGE1 = "stage 1, L_ins + L_struct"
@@ -134,8 +134,8 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     assert tune is not None
     hashes = {row: config_hash(recipe) for row, recipe in plan[0].items()}
     result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
-    write_text(out / "ablation.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "ablation.json", result)
     text = tables(figures, tune.distillation_weight)
-    write_text(out / "ablation.md", text)
+    write_atomically(out / "ablation.md", text)
     console.print(text, highlight=False, markup=False)
     return result

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from ..embed import TextCache
 from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, run_suite
+from ..files import read_json, write_atomically, write_json
 from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
 from ..models.embedder import TextEmbedder
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
-from .recipes import environment, pick_device, write_text
+from .recipes import environment, pick_device
 
 BATCH = 128
 
@@ -78,7 +78,7 @@ class World:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise ProclipError(f"{folder} is not a mini world: {manifest} is missing; proclip mini builds one")
-        self.benchmark: dict[str, str] = json.loads(manifest.read_text())["benchmark"]
+        self.benchmark: dict[str, str] = read_json(manifest)["benchmark"]
         self.folder, self.store, self.split = folder, store, split
         self.tasks = folder / "tasks" / split
         self.data = ImageCaptions(folder)
@@ -99,7 +99,7 @@ class World:
         inner = Path(model) / "model"
         folder = inner if (inner / "config.json").is_file() else checkpoint_folder(str(model))
         path = folder / "config.json"
-        kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+        kind = read_json(path).get("model_type") if path.is_file() else None
         if kind == "clip":
             clip = load_clip(str(folder))
             clip.image_tower.to(self.device)
@@ -130,13 +130,34 @@ def evaluated(
         "tasks": list(tasks) if tasks else None,
     }
     if path.is_file():
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if found["key"] == key:
             figures: dict[str, float] = found["figures"]
             return figures
     figures = world.evaluate(model, tasks)
-    write_text(path, json.dumps({"key": key, "figures": figures, "environment": environment()}, indent=2) + "\n")
+    write_json(path, {"key": key, "figures": figures, "environment": environment()})
     return figures
+
+
+CARD_HEADING = "## Figures"
+
+
+def add_figures_to_card(model: Path, figures: Mapping[str, float], world: World) -> None:
+    """Write a model's figures, and the command that gives them, at the end of its card; earlier ones go."""
+    card = model / "README.md"
+    benchmark = world.benchmark
+    text = card.read_text(encoding="utf-8").split(CARD_HEADING)[0].rstrip()
+    rows = [
+        f"| {key} | {100 * figures[key]:.1f} |" for key in sorted(figures) if "r@5" not in key and "r@10" not in key
+    ]
+    lines = [
+        f"{text}\n\n{CARD_HEADING}\n",
+        f"In per cent, on the {world.split} concepts of {benchmark['name']} version {benchmark['version']} "
+        f"(checksum {benchmark['checksum'][:12]}); `proclip eval RUN` gives them.\n",
+        "| task | figure |\n|---|---|",
+        *rows,
+    ]
+    write_atomically(card, "\n".join(lines) + "\n")
 
 
 def evaluate_command(
@@ -171,7 +192,7 @@ def evaluate_command(
     }
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_json(out, result)
     return result
 
 

@@ -28,7 +28,8 @@ TOP = 5
 def curves(run: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of a run's ``metrics.jsonl`` by stage."""
     stages: dict[str, list[dict[str, Any]]] = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
+    path = run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
         row = json.loads(line)
         stages.setdefault(row["stage"], []).append(row)
     return stages

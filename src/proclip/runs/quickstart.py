@@ -16,13 +16,14 @@ from ..config import Recipe, config_hash
 from ..errors import ProclipError
 from ..evaluate.suite import evaluated_texts
 from ..evaluate.tasks import load_tasks
+from ..files import write_json
 from ..models.embedder import LazyEmbedder
 from ..report import print_table, write_report
 from .embed import embed_recipes, progress
-from .evaluate import World, evaluated
+from .evaluate import World, add_figures_to_card, evaluated
 from .gallery import curves, gallery
 from .mini import build
-from .recipes import environment, find_recipe, write_text
+from .recipes import environment, find_recipe
 from .train import train_recipe
 
 CLIP = "clip"
@@ -55,7 +56,7 @@ class Steps:
         seconds, before = round(time.perf_counter() - start, 1), self.seconds.get(name, 0.0)
         if not reused:
             self.seconds[name] = seconds
-            write_text(self.path, json.dumps(self.seconds, indent=2) + "\n")
+            write_json(self.path, self.seconds)
         found = f" (found; {before:.0f} s when it was made)" if reused else ""
         self.console.print(f"[bold]{name}[/bold]: {seconds:.1f} s{found}", highlight=False)
 
@@ -102,6 +103,8 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
         model = first.clip if method == CLIP else out / method
         with steps.step(f"evaluate {method}", path.is_file()):
             methods[method] = evaluated(world, model, path, recipes.get(method), tasks)
+        if method != CLIP:
+            add_figures_to_card(out / method / "model", methods[method], world)
     hashes = {method: config_hash(recipe) for method, recipe in recipes.items()}
     results = {
         "benchmark": benchmark,
@@ -114,8 +117,8 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
         "environment": environment(),
     }
     with steps.step("report"):
-        write_text(out / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         write_page(out, results, world)
+    write_json(out / "results.json", results)  # last, so that it has the time of every step
     print_table(results)
     steps.console.print(f"{out / 'results.json'}\n{out / 'report.html'}", highlight=False)
     return results

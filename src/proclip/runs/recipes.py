@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from .. import __version__
 from ..config import Recipe, config_hash, dump, load_recipe
 from ..errors import ProclipError
+from ..files import write_atomically, write_json
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "safetensors", "numpy", "pillow")
 
@@ -57,8 +57,8 @@ def open_run(recipe: Recipe, folder: Path) -> None:
         differ = "; ".join(line for line in now if line and line not in before) or "fewer fields"
         raise ProclipError(f"{folder} holds a run of another recipe (now: {differ}); delete it or give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, dump(recipe))
-    write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_atomically(path, dump(recipe))
+    write_json(folder / "environment.json", environment())
 
 
 def pick_device() -> str:
@@ -93,10 +93,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -16,6 +16,7 @@ from ..data.dataset import ImageCaptions, check_images
 from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
+from ..files import write_json
 from ..models.adapter import Adapter
 from ..models.clip import load_clip, load_clip_model, new_clip, save_clip
 from ..models.embedder import identity_difference
@@ -26,7 +27,7 @@ from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer
 from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistillation
-from .recipes import open_run, pick_device, write_text
+from .recipes import open_run, pick_device
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -71,7 +72,7 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
         before = json.loads(path.read_text())
         if differ := identity_difference(inputs, before):
             raise ProclipError(f"{folder} was made from other inputs ({differ}); delete it or give another --out")
-    write_text(path, json.dumps(inputs, indent=2) + "\n")
+    write_json(path, inputs)
     if finished:
         Console(stderr=True).print(f"{folder}: finished already", highlight=False, soft_wrap=True)
     return finished

@@ -13,6 +13,7 @@ from typing import Any, Self
 from ..config import LogConfig
 from ..distributed import is_main
 from ..errors import ProclipError
+from ..files import write_atomically
 
 
 class MetricLogger:
@@ -44,9 +45,7 @@ class MetricLogger:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _is_kept(line, stage, step)]
             if kept != lines:
-                draft = self.path.with_suffix(".draft")
-                draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                draft.replace(self.path)
+                write_atomically(self.path, "".join(f"{line}\n" for line in kept))
         for writer in self._writers:
             writer.start_stage(stage, step)
 
