@@ -83,6 +83,8 @@ def cell(per_seed: Sequence[Mapping[str, float]], keys: Sequence[str]) -> tuple[
 def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[str, str]) -> list[str]:
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
     for label, run in rows.items():
+        if run not in figures:
+            continue
         cells = [cell(figures[run], keys) for keys in COLUMNS.values()]
         single = len(figures[run]) == 1
         text = [f"{mean:.1f}" if single else f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells]
@@ -123,19 +125,19 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     original = evaluated(world, first.clip, out / f"clip-{split}.json", None, TASKS)
     figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [original]}
-    for seed, runs in plan.items():
-        for row, recipe in runs.items():
-            run = out / run_name(seed, row)
-            console.print(f"[bold]seed {seed}: {row}[/bold]", highlight=False)
-            train_recipe(recipe, run)
-            of_run = evaluated(world, run, run / f"figures-{split}.json", recipe, TASKS)
-            figures.setdefault(row, []).append(of_run)
     tune = find_recipe("mini/proclip").tune
     assert tune is not None
     hashes = {row: config_hash(recipe) for row, recipe in plan[0].items()}
-    result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
-    write_json(out / "ablation.json", result)
-    text = tables(figures, tune.distillation_weight)
-    write_atomically(out / "ablation.md", text)
+    runs = [(seed, row, recipe) for seed, rows in plan.items() for row, recipe in rows.items()]
+    for seed, row, recipe in sorted(runs, key=lambda run: run[1] not in COMPONENTS):  # the first table first
+        run = out / run_name(seed, row)
+        console.print(f"[bold]seed {seed}: {row}[/bold]", highlight=False)
+        train_recipe(recipe, run)
+        of_run = evaluated(world, run, run / f"figures-{split}.json", recipe, TASKS)
+        figures.setdefault(row, []).append(of_run)
+        result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
+        write_json(out / "ablation.json", result)
+        text = tables(figures, tune.distillation_weight)
+        write_atomically(out / "ablation.md", text)
     console.print(text, highlight=False, markup=False)
     return result
