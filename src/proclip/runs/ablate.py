@@ -95,7 +95,7 @@ def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[st
 def tables(figures: Mapping[str, Sequence[Mapping[str, float]]], weight: float) -> str:
     """Both tables as Markdown: points, mean and standard deviation over seeds."""
     runs = {0.0: "+ stage 2, L_info", 1.0: "+ stage 2, L_info + L_reg"}
-    of_lambda = {f"{factor * weight:.1e}": runs.get(factor, f"lambda x {factor:g}") for factor in LAMBDA_FACTORS}
+    of_lambda = {f"{factor * weight:g}": runs.get(factor, f"lambda x {factor:g}") for factor in LAMBDA_FACTORS}
     components = {"CLIP itself": "CLIP itself", **{row: row for row in COMPONENTS}}
     return "\n".join(
         ["### Components (the paper's Table 5)", "", *_rows(figures, components), "",
