@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart ablate test check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / \t/'
@@ -38,3 +38,8 @@ format: install ## ruff format and fixes
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+ablate: install ## the paper's tables, five seeds (half an hour on two cores); results into benchmarks/results
+	$(BIN)/proclip ablate
+	cp runs/ablate/ablation.json benchmarks/results/mini_ablation.json
+	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
