@@ -40,12 +40,12 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
     return llm, teacher
 
 
-def embed_recipes(recipes: Sequence[Recipe], device: str | None = None) -> None:
+def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None) -> None:
     """Write the stores ``llm/`` and ``teacher/`` that recipes share; captions that are there already cost nothing.
 
     Args:
         recipes: with the same data, embedder and CLIP.
-        device: of the models; ``cuda`` where there is one, else ``cpu``, if None.
+        embedder: the recipes' own, where the caller has use for it afterwards.
 
     Raises:
         ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
@@ -64,8 +64,8 @@ def embed_recipes(recipes: Sequence[Recipe], device: str | None = None) -> None:
         llm.update(of_llm)
         teacher.update(of_teacher)
     store = Path(first.data.store)
-    device = device or pick_device()
-    _add("LLM", store / "llm", LazyEmbedder(first.embedder, device), first.data.store_dtype, llm)
+    device = pick_device()
+    _add("LLM", store / "llm", embedder or LazyEmbedder(first.embedder, device), first.data.store_dtype, llm)
     if teacher:
         clip = load_clip(first.clip)
         clip.text_tower.to(device)
