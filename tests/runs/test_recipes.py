@@ -10,7 +10,7 @@ import pytest
 
 from proclip.config import Recipe
 from proclip.errors import ProclipError
-from proclip.runs.quickstart import METHODS
+from proclip.runs.quickstart import METHODS, share_stage1
 from proclip.runs.recipes import find_recipe, open_run, shipped_recipes
 
 
@@ -73,3 +73,12 @@ def test_run_folder_is_not_shared(tmp_path: Path) -> None:
     assert Recipe(**{**vars(recipe)}) == recipe
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["versions"]["torch"]
+
+
+def test_the_quickstart_trains_each_stage_1_once(tmp_path: Path) -> None:
+    recipes = {method: find_recipe(f"mini/{method}") for method in METHODS}
+    shared = share_stage1(recipes, tmp_path)
+    from_stage1 = {method for method, recipe in shared.items() if recipe.init == str(tmp_path / "stage1" / "model")}
+    assert from_stage1 == {"stage1_contrastive", "proclip"}
+    assert all(shared[method].distill is None and shared[method].tune == recipes[method].tune for method in from_stage1)
+    assert all(shared[method] == recipes[method] for method in METHODS if method not in from_stage1)

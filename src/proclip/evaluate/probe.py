@@ -16,10 +16,10 @@ from .tasks import ProbeTask
 MAX_ITERATIONS = 1000
 VALIDATION_EVERY = 5
 """Each fifth training image of a class is held out while the regularisation is chosen."""
-COARSE_LOG10_C = (-4.0, -2.0, 0.0, 2.0)
+COARSE_LOG10_C = (-2.0, 0.0, 2.0)
 """log10 of the first values of C; the interval around the best is then halved `HALVINGS` times."""
-HALVINGS = 2
-"""From two decades between neighbours to two values a decade."""
+HALVINGS = 1
+"""From two decades between neighbours to one."""
 
 
 class ProbeResult(NamedTuple):

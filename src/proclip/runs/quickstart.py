@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .train import train_recipe
 
 CLIP = "clip"
 METHODS = ("llm2clip", "lit", "stage1", "stage1_contrastive", "proclip", "proclip_multilingual")
-SHORT_METHODS = ("llm2clip", "proclip")
+SHORT_METHODS = ("llm2clip", "stage1", "proclip")
 CREDITS = (
     "Pictures: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0; "
     "Twemoji, copyright Twitter, Inc and other contributors, CC BY 4.0."
@@ -72,6 +72,16 @@ def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
     return dataclasses.replace(recipe, **stages)
 
 
+def share_stage1(recipes: Mapping[str, Recipe], out: Path) -> dict[str, Recipe]:
+    """The same recipes, those with the stage 1 of ``stage1`` starting from its model instead of training it again."""
+    shared = {}
+    for method, recipe in recipes.items():
+        if method != "stage1" and recipe.tune and recipe.distill == recipes["stage1"].distill:
+            recipe = dataclasses.replace(recipe, distill=None, init=str(out / "stage1" / "model"))
+        shared[method] = recipe
+    return shared
+
+
 def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
     """Everything from emoji to the table. What exists already is reused.
 
@@ -97,6 +107,7 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
         embed_recipes(list(recipes.values()), embedder)
         with progress("LLM") as report:
             world.texts(embedder).encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
+    recipes = share_stage1(recipes, out)
     for method, recipe in recipes.items():
         with steps.step(f"train {method}", (out / method / "model" / "config.json").is_file()):
             train_recipe(recipe, out / method)
