@@ -63,9 +63,10 @@ def _bar(x: float, y: float, width: float, height: float, method: str, tip: str)
     )
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, label: str, parts: Sequence[str], least: int = 0) -> str:
+    style = f"min-width: {least}px; max-width: {1.3 * width:.0f}px"  # a chart with little in it stays small
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
+        f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="{escape(label)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
@@ -157,7 +158,7 @@ def grouped_bars(
             y = base - 100 * level * scale
             parts.append(_line(start - 3, y, start + bar * len(series) + 2, y, "chance"))
         parts.append(_text(start + bar * len(series) / 2, base + 18, group, "label", "middle"))
-    return _svg(width, height, label, parts)
+    return _svg(width, height, label, parts, least=min(width, 900))
 
 
 def thinned(points: Points) -> list[tuple[float, float]]:
