@@ -121,7 +121,8 @@ PRINT = """
   .stats { grid-template-columns: repeat(4, 1fr); } .stat { padding: 8px 10px; } .stat strong { font-size: 1.5rem; }
   .wide { grid-template-columns: 1fr 1fr; } main { max-width: none; padding: 0; }
   h2 { margin-top: 26px; break-after: avoid; } h3, .lead { break-after: avoid; }
-  .scroll { overflow: visible; } .languages svg { min-width: 0 !important; } table { font-size: 7.6pt; } th, td { padding: 4px; }
+  .scroll { overflow: visible; } .languages svg { min-width: 0 !important; }
+  table { font-size: 7.6pt; } th, td { padding: 4px; }
   figure, .stat, tr, .found { break-inside: avoid; } tbody th { position: static; }
   .panels { grid-template-columns: repeat(3, 1fr); gap: 12px 14px; } .cards { grid-template-columns: 1fr 1fr; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
