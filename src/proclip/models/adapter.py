@@ -32,7 +32,7 @@ class Adapter(nn.Module):
 
     The input norm is either the paper's L2 normalisation or, for the raw states of a causal LM, a standardisation of
     each dimension by the training captions' mean and deviation: those states share one dominant direction, beside
-    which the differences between captions vanish under L2 (docs/lab_log.md has the figures). The statistics are
+    which the differences between captions vanish under L2 (benchmarks/ has no figure of this yet). The statistics are
     buffers and travel with the weights.
 
     Args:
