@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ..models.zero_shot import prompts
 from .encoders import Encode, Encoders
@@ -88,6 +89,7 @@ def run_suite(
     encoders: Encoders,
     reference_features: Encode | None = None,
     tasks: Sequence[str] | None = None,
+    probed: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Evaluate a model on every task of a folder.
 
@@ -97,6 +99,7 @@ def run_suite(
         reference_features: image keys to the original image tower's features; with it, ``cka`` is measured over every
             image that the tasks measure on.
         tasks: names of the tasks to run; all if None.
+        probed: ``linear_probe/<set>`` figures of the same image features, which are not measured again.
 
     Returns:
         Figures from 0 to 1: ``zero_shot/<set>``, ``<retrieval task>/i2t_r@k`` and ``t2i_r@k``,
@@ -109,7 +112,8 @@ def run_suite(
     chosen = load_tasks(tasks_dir, tasks)
     figures: dict[str, float] = {}
     for task in chosen.values():
-        figures.update(run_task(task, encoders))
+        key = result_key(task)
+        figures.update({key: probed[key]} if key in probed else run_task(task, encoders))
     figures.update(_multilingual_mean(figures))
     if reference_features is not None:
         figures["cka"] = cka_to_reference(evaluated_images(chosen), encoders.image_features, reference_features)

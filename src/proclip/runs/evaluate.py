@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Recipe, config_hash, load_recipe
 from ..data.dataset import ImageCaptions
@@ -50,6 +50,12 @@ class ImageFeatures:
         return F.normalize(self(keys), dim=-1)
 
 
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have the same parameters and buffers, bit for bit."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
     """The original CLIP under evaluation."""
     return Encoders(
@@ -87,6 +93,7 @@ class World:
         self.clip.image_tower.to(self.device)
         self.clip.text_tower.to(self.device)
         self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
+        self._probed: dict[str, float] = {}  # of the original image tower, which several methods keep
 
     def texts(self, embedder: TextEmbedder) -> TextCache:
         """The cache of an embedder's vectors for the tasks' texts; the LLM is loaded only when one is new."""
@@ -106,12 +113,19 @@ class World:
             clip.text_tower.to(self.device)
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
         loaded = ProCLIP.from_pretrained(folder, device=self.device)
-        images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
+        images = self.reference
+        if not same_weights(loaded.image_tower, self.clip.image_tower):
+            images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
         return proclip_encoders(loaded, images, self.texts(loaded.embedder))
 
     def evaluate(self, model: str | Path, tasks: Sequence[str] | None = None) -> dict[str, float]:
         """Every task's figure, 0 to 1, under the keys of `run_suite`."""
-        return run_suite(self.tasks, self.encoders(model), self.reference, tasks)
+        encoders = self.encoders(model)
+        locked = encoders.image_features is self.reference
+        figures = run_suite(self.tasks, encoders, self.reference, tasks, self._probed if locked else {})
+        if locked:
+            self._probed = {key: figure for key, figure in figures.items() if key.startswith("linear_probe/")}
+        return figures
 
     def chance(self) -> dict[str, float]:
         """What guessing gets, under the same keys."""
