@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaModel
 
 from proclip.config import PretrainConfig
-from proclip.models.clip import new_clip, save_clip, train_tokenizer
+from proclip.models.clip_pretraining import new_clip, save_clip, train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 SHAPES = ("square", "bar", "column")

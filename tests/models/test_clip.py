@@ -12,7 +12,9 @@ from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
 from proclip.errors import ProclipError
-from proclip.models.clip import ClipImageTower, load_clip, train_tokenizer
+from proclip.models.clip import load_clip
+from proclip.models.clip_pretraining import train_tokenizer
+from proclip.models.clip_transformers import ClipImageTower
 from proclip.models.preprocess import ImagePreprocess
 
 
@@ -87,7 +89,7 @@ def test_bad_checkpoints(tmp_path: Path, tiny_clip_path: Path) -> None:
 
 def test_tower_from_its_config(tiny_clip_path: Path) -> None:
     tower = load_clip(str(tiny_clip_path)).image_tower
-    again = ClipImageTower.from_vision_config(tower.vision_config.to_diff_dict(), tower.embed_dim)
+    again = ClipImageTower.from_config(tower.config, tower.embed_dim)
     again.load_state_dict(tower.state_dict())
     pixels = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(again(pixels), tower(pixels))

@@ -19,8 +19,8 @@ from torch import Tensor
 from .. import distributed
 from ..config import AugmentConfig, DistillConfig, PretrainConfig, TuneConfig
 from ..errors import ProclipError
-from ..models.clip import ClipTextTokenizer
 from ..models.preprocess import ImagePreprocess, read_image
+from ..models.towers import TextTokenizer
 from ..seeding import derive_seed, generator
 from .batches import DistillBatch, PretrainBatch, TuneBatch
 from .dataset import Sample, caption_of, check_captions
@@ -186,7 +186,7 @@ class PretrainBatches:
     def __init__(
         self,
         samples: Sequence[Sample],
-        tokenizer: ClipTextTokenizer,
+        tokenizer: TextTokenizer,
         preprocess: ImagePreprocess,
         config: PretrainConfig,
         seed: int,

@@ -15,9 +15,10 @@ from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
 from ..files import read_json, write_json
 from .adapter import Adapter
-from .clip import ClipImageTower, checkpoint_folder
+from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
 from .preprocess import ImagePreprocess, read_image
+from .towers import ImageTower, build_image_tower
 from .zero_shot import build_zero_shot_classifier
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ProCLIP(nn.Module):
 
     def __init__(
         self,
-        image_tower: ClipImageTower,
+        image_tower: ImageTower,
         adapter: Adapter,
         logit_scale: float,
         preprocess: ImagePreprocess,
@@ -168,7 +169,7 @@ class ProCLIP(nn.Module):
             "adapter": to_dict(self.adapter.config),
             "embedder": to_dict(self.embedder_config),
             "embedder_identity": self.embedder_identity,
-            "image_tower": {"family": "clip", "config": self.image_tower.vision_config.to_diff_dict()},
+            "image_tower": {"family": self.image_tower.family, "config": self.image_tower.config},
         }
 
     @classmethod
@@ -195,7 +196,7 @@ class ProCLIP(nn.Module):
             raise ProclipError(f"{path}: format_version {config['format_version']}, this code reads {FORMAT_VERSION}")
         embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
         model = cls(
-            ClipImageTower.from_vision_config(config["image_tower"]["config"], embed_dim),
+            build_image_tower(config["image_tower"]["family"], config["image_tower"]["config"], embed_dim),
             Adapter(llm_dim, embed_dim, from_dict(AdapterConfig, config["adapter"], where="adapter")),
             0.0,
             ImagePreprocess.from_folder(folder),

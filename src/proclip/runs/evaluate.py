@@ -17,10 +17,11 @@ from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, run_suite
 from ..files import read_json, write_atomically, write_json
-from ..models.clip import Clip, ClipImageTower, checkpoint_folder, load_clip
+from ..models.clip import Clip, checkpoint_folder, load_clip
 from ..models.embedder import TextEmbedder
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
+from ..models.towers import ImageTower
 from .recipes import environment, pick_device
 
 BATCH = 128
@@ -29,7 +30,7 @@ BATCH = 128
 class ImageFeatures:
     """An image tower over a dataset's keys; each picture is encoded once."""
 
-    def __init__(self, data: ImageCaptions, tower: ClipImageTower, preprocess: ImagePreprocess) -> None:
+    def __init__(self, data: ImageCaptions, tower: ImageTower, preprocess: ImagePreprocess) -> None:
         self.data, self.tower, self.preprocess = data, tower.eval(), preprocess
         self._known: dict[str, Tensor] = {}
 

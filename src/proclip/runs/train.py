@@ -18,7 +18,9 @@ from ..data.store import EmbeddingStore
 from ..errors import ProclipError
 from ..files import write_json
 from ..models.adapter import Adapter
-from ..models.clip import load_clip, load_clip_model, new_clip, save_clip
+from ..models.clip import load_clip
+from ..models.clip_pretraining import new_clip, save_clip
+from ..models.clip_transformers import load_clip_model
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.proclip import ProCLIP, load_weights

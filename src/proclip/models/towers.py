@@ -1,0 +1,93 @@
+"""What every image tower, text tower and tokenizer gives, whatever library it comes from, and how one is rebuilt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from ..errors import ProclipError
+
+FAMILIES = {
+    "clip": (".clip_transformers", "ClipImageTower"),
+}
+"""Families of image towers: module beside this one, and class; imported when one is built."""
+
+
+class ImageTower(nn.Module, ABC):
+    """An image encoder with its own projection into the shared space: pixel values -> image features [b, d]."""
+
+    family: ClassVar[str]
+    """Its key in `FAMILIES`."""
+    embed_dim: int
+    """d, width of the shared space."""
+
+    @abstractmethod
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """What its preprocessing gives, stacked ([b, 3, s, s] for most), to image features [b, d], not normalised."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """Its transformer blocks, first to last."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Its architecture as JSON values, from which `from_config` builds the same again."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any], embed_dim: int) -> ImageTower:
+        """An untrained tower of that architecture; nothing is downloaded."""
+
+
+class TextTower(nn.Module, ABC):
+    """A CLIP's text encoder with its projection, the teacher of stage 1: tokens [b, t] -> text features [b, d]."""
+
+    @abstractmethod
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[b, t] token ids and their mask to text features [b, d], not normalised."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenized batch, padded on the right to its longest text."""
+
+    input_ids: Tensor
+    """[b, t] int64."""
+    attention_mask: Tensor
+    """[b, t] int64, 1 at tokens."""
+    truncated: int
+    """How many texts were longer than the context and lost their end (the end token is kept)."""
+
+
+class TextTokenizer(Protocol):
+    """Texts to a text tower's tokens, by the rules of the checkpoint; texts that are cut are counted."""
+
+    context_length: int
+    """Most tokens that the tower reads, special ones included."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize.
+
+        Raises:
+            ProclipError: a text is empty.
+        """
+
+
+def build_image_tower(family: str, config: Mapping[str, Any], embed_dim: int) -> ImageTower:
+    """An untrained image tower from what a saved model says of it.
+
+    Raises:
+        ProclipError: a family that this version does not know, or one whose package is missing.
+    """
+    if family not in FAMILIES:
+        raise ProclipError(f"image tower of family {family!r}: this version knows {', '.join(FAMILIES)}")
+    module, name = FAMILIES[family]
+    tower: ImageTower = getattr(import_module(module, __package__), name).from_config(config, embed_dim)
+    return tower
