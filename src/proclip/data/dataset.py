@@ -104,7 +104,8 @@ def caption_of(sample: Sample, column: str) -> str:
     """
     if column not in sample.captions:
         raise ProclipError(
-            f"sample {sample.key!r} has no caption column {column!r}; columns: {', '.join(sorted(sample.captions))}"
+            f"sample {sample.key!r} has no caption column {column!r} (a column holds one text an image, not a list); "
+            f"columns: {', '.join(sorted(sample.captions))}"
         )
     text = sample.captions[column]
     if not text.strip():
