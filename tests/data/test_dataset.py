@@ -54,7 +54,7 @@ def test_missing_things_are_named(tmp_path: Path, tiny_world: Path) -> None:
         data.select("train")
     with pytest.raises(ProclipError, match="no sample with key 'x'"):
         data["x"]
-    with pytest.raises(ProclipError, match="'red-bar' has no caption column 'name_fr' .*; columns: long, name_de"):
+    with pytest.raises(ProclipError, match=r"'red-bar' has no caption column 'name_fr' .*; columns: long, name_de"):
         check_captions(data.select("align"), ["short", "name_fr"])
 
 

@@ -105,6 +105,12 @@ def test_only_the_tasks_asked_for(tasks_dir: Path) -> None:
         run_suite(tasks_dir, model(perfect), tasks=["pair"])
 
 
+def test_a_probe_that_was_measured_is_not_measured_again(tasks_dir: Path) -> None:
+    probed = {"linear_probe/openmoji": 0.125}
+    assert run_suite(tasks_dir, model(perfect), tasks=["linear_probe_openmoji"], probed=probed) == probed
+    assert run_suite(tasks_dir, model(perfect), tasks=["linear_probe_openmoji"])["linear_probe/openmoji"] == 1.0
+
+
 def test_chance_has_a_level_for_every_figure(tasks_dir: Path) -> None:
     levels = chance_levels(tasks_dir)
     assert set(levels) == expected_keys()
