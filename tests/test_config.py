@@ -100,3 +100,30 @@ def test_bad_settings_and_files(tmp_path: Path) -> None:
         load_recipe(path, ["tune.epochs.x=1"])
     with pytest.raises(ProclipError, match="no recipe at"):
         load_recipe(tmp_path / "nowhere.toml")
+
+
+def test_extends_lays_a_recipe_over_others(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "one.toml").write_text('name = "one"\nseed = 3\n[tune]\nepochs = 2\ncaptions = ["short"]\n')
+    (tmp_path / "two.toml").write_text('name = "two"\n[distill]\nepochs = 5\n')
+    path = tmp_path / "three.toml"
+    path.write_text('extends = ["base/one.toml", "two.toml"]\nname = "three"\n[tune]\ncaptions = ["long", "raw"]\n')
+    recipe = load_recipe(path, ["tune.batch_size=8"])
+    assert (recipe.name, recipe.seed) == ("three", 3)
+    assert recipe.distill is not None and recipe.distill.epochs == 5
+    assert recipe.tune is not None
+    assert (recipe.tune.epochs, recipe.tune.captions, recipe.tune.batch_size) == (2, ("long", "raw"), 8)
+    assert "extends" not in dump(recipe)
+
+
+def test_bad_extends(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('extends = "b.toml"\nname = "a"\n')
+    with pytest.raises(ProclipError, match=r"no recipe at .*b\.toml"):
+        load_recipe(path)
+    (tmp_path / "b.toml").write_text('extends = ["a.toml"]\nname = "b"\n')
+    with pytest.raises(ProclipError, match=r"a\.toml extends itself, by way of .*a\.toml and .*b\.toml"):
+        load_recipe(path)
+    path.write_text('extends = 3\nname = "a"\n')
+    with pytest.raises(ProclipError, match="extends must be the path of a recipe beside it"):
+        load_recipe(path)

@@ -117,15 +117,41 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise ProclipError(f"{path} is not valid TOML: {error}") from None
 
 
+def _overlay(values: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merged key by key; any other value of `above` replaces that of `values`."""
+    merged = dict(values)
+    for key, value in above.items():
+        below = merged.get(key)
+        merged[key] = _overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe on top of those that it extends."""
+    if path.resolve() in below:
+        raise ProclipError(f"{path} extends itself, by way of {' and '.join(str(p) for p in below)}")
+    values = load_toml(path)
+    names = values.pop("extends", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ProclipError(f"{path}: extends must be the path of a recipe beside it, or a list of them, not {names!r}")
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged = _overlay(merged, _extended(path.parent / name, (*below, path.resolve())))
+    return _overlay(merged, values)
+
+
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``key.subkey=value`` settings in order.
 
-    A setting may name a stage that the recipe leaves out: the stage is then added with its defaults.
+    ``extends = "other.toml"`` (or a list, later ones above earlier) starts from other recipes; the path is relative to
+    the recipe's own folder. A setting may name a stage that the recipe leaves out: the stage is then added with its
+    defaults.
 
     Raises:
-        ProclipError: the file cannot be read, or a key or value is not valid.
+        ProclipError: a file cannot be read or extends itself, or a key or value is not valid.
     """
-    values = load_toml(path)
+    values = _extended(Path(path))
     for setting in settings:
         _merge(values, *_parse_setting(setting))
     try:
