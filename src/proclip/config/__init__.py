@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .reading import config_hash, dump, from_dict, load_recipe, to_dict
+from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, to_dict
 from .schema import (
     AdapterConfig,
     AugmentConfig,
@@ -33,5 +33,6 @@ __all__ = [
     "dump",
     "from_dict",
     "load_recipe",
+    "merge_settings",
     "to_dict",
 ]

@@ -103,6 +103,17 @@ def _merge(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
+def merge_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The values of a recipe with ``key.subkey=value`` settings applied in order; `values` itself changes.
+
+    Raises:
+        ProclipError: a setting is not of that form, or its path goes through a value that is no table.
+    """
+    for setting in settings:
+        _merge(values, *_parse_setting(setting))
+    return values
+
+
 def load_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file.
 
@@ -151,9 +162,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         ProclipError: a file cannot be read or extends itself, or a key or value is not valid.
     """
-    values = _extended(Path(path))
-    for setting in settings:
-        _merge(values, *_parse_setting(setting))
+    values = merge_settings(_extended(Path(path)), settings)
     try:
         return from_dict(Recipe, values)
     except ProclipError as error:
