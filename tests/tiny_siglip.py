@@ -138,3 +138,20 @@ def write_siglip2_naflex(folder: Path) -> Path:
         folder
     )
     return folder
+
+
+def write_spiece(path: Path) -> None:
+    """The same vocabulary as sentencepiece's own file."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    for piece, score in unigram_pieces():
+        entry = proto.pieces.add()
+        entry.piece, entry.score = piece, score
+        entry.type = {"<unk>": 2, "<pad>": 3, "</s>": 3}.get(piece, 1)
+    spec = proto.trainer_spec
+    spec.model_type, spec.vocab_size = 1, len(unigram_pieces())
+    spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id = 2, -1, 1, 0
+    proto.normalizer_spec.name, proto.normalizer_spec.add_dummy_prefix = "identity", True
+    proto.normalizer_spec.remove_extra_whitespaces, proto.normalizer_spec.escape_whitespaces = True, True
+    path.write_bytes(proto.SerializeToString())
