@@ -92,6 +92,14 @@ def test_weights_in_shards(copy: Path, tiny_clip_path: Path) -> None:
         load_clip(str(copy))
 
 
+def test_sizes_must_fit(copy: Path) -> None:
+    path = copy / "preprocessor_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "size": {"shortest_edge": 24}, "crop_size": 24}))
+    with pytest.raises(ProclipError, match="image size is 24 in the preprocessing, 16 in config"):
+        load_clip(str(copy))
+
+
 def test_pickled_weights_are_never_read(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(ProclipError, match=r"no \*\.safetensors.*never read.*convert them once: python -c"):

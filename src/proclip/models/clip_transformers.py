@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from .clip import Clip, digest_of, find_clip
 from .preprocess import ImagePreprocess
-from .pretrained import check_texts_not_empty, load_pretrained
+from .pretrained import check_preprocess, check_texts_not_empty, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -111,8 +111,10 @@ def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, 
         raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, not 'clip'")
     config = CLIPConfig.from_pretrained(folder)
     tokenizer = _load_tokenizer(folder, getattr(config.text_config, "eos_token_id", None))
+    preprocess = ImagePreprocess.from_folder(folder)
+    check_preprocess(folder, preprocess, config.vision_config)
     model = load_pretrained(CLIPModel, config, folder)
-    return model, take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, digest_of(folder))
+    return model, take_apart(model, tokenizer, preprocess, name, digest_of(folder))
 
 
 def _load_tokenizer(folder: Path, pooled: int | None) -> PreTrainedTokenizerBase:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ProclipError
+from .preprocess import ImagePreprocess, NaflexPreprocess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -42,6 +43,20 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
         )
     model.train(False)
     return model
+
+
+def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> None:
+    """Raise `ProclipError` where the preprocessing gives something else than the tower of config `vision` takes."""
+    naflex = vision.model_type == "siglip2_vision_model"
+    if isinstance(preprocess, NaflexPreprocess) != naflex:
+        wanted = "Siglip2ImageProcessor" if naflex else "CLIPImageProcessor or SiglipImageProcessor"
+        raise ProclipError(f"{folder}: an image tower of type {vision.model_type!r} wants a {wanted}'s preprocessing")
+    if isinstance(preprocess, NaflexPreprocess):
+        ours, theirs, what = preprocess.patch_size, vision.patch_size, "patch_size"
+    else:
+        ours, theirs, what = preprocess.size, vision.image_size, "image size"
+    if ours != theirs:
+        raise ProclipError(f"{folder}: {what} is {ours} in the preprocessing, {theirs} in config.json's vision_config")
 
 
 def check_texts_not_empty(texts: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from ..files import read_json
 from .clip import Clip, digest_of, find_clip
-from .preprocess import ImagePreprocess, NaflexPreprocess, split_packed
-from .pretrained import check_texts_not_empty, load_pretrained
+from .preprocess import ImagePreprocess, split_packed
+from .pretrained import check_preprocess, check_texts_not_empty, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class SiglipImageTower(ImageTower):
 
     def __init__(self, vision_model: SiglipVisionModel | Siglip2VisionModel) -> None:
         super().__init__()
-        if not vision_model.config.vision_use_head:
+        if not getattr(vision_model.config, "vision_use_head", True):
             raise ProclipError("vision_config.vision_use_head is false: without its attention pooling it is no tower")
         self.vision_model = vision_model
         self.embed_dim = vision_model.config.hidden_size
@@ -181,7 +181,7 @@ def load_siglip_model(name: str, revision: str | None = None) -> tuple[SiglipMod
     if width != text_width:
         raise ProclipError(f"{folder}/config.json: images give {width} dimensions, texts {text_width}")
     preprocess = ImagePreprocess.from_folder(folder)
-    _check_fit(folder, kind, config.vision_config, preprocess)
+    check_preprocess(folder, preprocess, config.vision_config)
     tokenizer = load_siglip_tokenizer(folder, config.text_config.max_position_embeddings)
     model = load_pretrained(getattr(transformers, f"{prefix}Model"), config, folder)
     tower = Siglip2ImageTower if kind == "siglip2" else SiglipImageTower
@@ -200,19 +200,6 @@ def load_siglip_model(name: str, revision: str | None = None) -> tuple[SiglipMod
         logit_bias=float(model.logit_bias.detach()),
     )
     return model, clip
-
-
-def _check_fit(folder: Path, kind: str, vision: Any, preprocess: ImagePreprocess) -> None:
-    """Raise `ProclipError` where the preprocessing gives something else than the tower takes."""
-    if isinstance(preprocess, NaflexPreprocess) != (kind == "siglip2"):
-        wanted = "Siglip2ImageProcessor" if kind == "siglip2" else "SiglipImageProcessor"
-        raise ProclipError(f"{folder}: a model of type {kind!r} wants the preprocessing of a {wanted}")
-    if isinstance(preprocess, NaflexPreprocess):
-        ours, theirs, what = preprocess.patch_size, vision.patch_size, "patch_size"
-    else:
-        ours, theirs, what = preprocess.size, vision.image_size, "image size"
-    if ours != theirs:
-        raise ProclipError(f"{folder}: {what} is {ours} in the preprocessing, {theirs} in config.json's vision_config")
 
 
 def load_siglip_tokenizer(folder: Path, context_length: int) -> SiglipTextTokenizer:
