@@ -29,7 +29,7 @@ class TuneBatch:
     """Stage 2: images and the LLM's embedding of one caption of each."""
 
     pixel_values: Tensor
-    """[b, 3, s, s] float32, normalised as the image tower wants it."""
+    """[b, 3, s, s] float32, normalised as the image tower wants it (NaFlex: [b, 1 + n, 3 p^2], packed)."""
     llm_embeds: Tensor
     """[b, h] float32."""
     image_ids: Tensor

@@ -197,6 +197,12 @@ class PretrainBatches:
         self._order = _Order(samples, config.batch_size, seed, "images")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
 
+    def truncated(self) -> tuple[int, int]:
+        """How many distinct captions are longer than the text tower reads, and how many there are."""
+        texts = sorted({caption_of(sample, c) for sample in self._order.items for c in self._images.captions})
+        chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
+        return sum(self.tokenizer(chunk).truncated for chunk in chunks), len(texts)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PretrainBatch]:
         """The batches of a pass, without the first `start`."""
 

@@ -18,12 +18,12 @@ def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConf
 
     Args:
         image: any mode; transparent and rotated-in parts become white.
-        preprocess: size and normalisation.
+        preprocess: size, filter and normalisation of any kind of tower; the crop keeps its aspect ratio for NaFlex.
         config: how strong.
         rng: of this sample at this step.
 
     Returns:
-        [3, size, size] float32.
+        what `preprocess` itself gives for an image: [3, size, size] float32, or a NaFlex image packed.
     """
     image = to_rgb(image)
     angle, brightness, contrast = rng.uniform(-1, 1, size=3)
@@ -32,14 +32,14 @@ def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConf
     if config.rotation > 0:
         image = image.rotate(angle * config.rotation, Image.Resampling.BILINEAR, fillcolor=(255, 255, 255))
     if config.min_scale == 1:
-        return preprocess.normalize(_change_light(preprocess.resize_and_crop(image), brightness, contrast, config))
+        return preprocess.normalize(_change_light(preprocess.fit_size(image), brightness, contrast, config))
     area = share * image.width * image.height
     width = min(image.width, max(1, round(float(np.sqrt(area * ratio)))))
     height = min(image.height, max(1, round(float(np.sqrt(area / ratio)))))
     left, top = x * (image.width - width), y * (image.height - height)
     box = (left, top, left + width, top + height)
-    image = image.resize((preprocess.size, preprocess.size), Image.Resampling(preprocess.resample), box=box)
-    return preprocess.normalize(_change_light(image, brightness, contrast, config))
+    image = _change_light(preprocess.fit_box(image, box), brightness, contrast, config)
+    return preprocess.normalize(image)
 
 
 def _change_light(image: Image.Image, brightness: float, contrast: float, config: AugmentConfig) -> Image.Image:

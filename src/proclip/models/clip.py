@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from .embedder import Encoded
 from .preprocess import ImagePreprocess
 from .towers import ImageTower, TextTokenizer, TextTower
 
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt"]
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "merges.txt", "spiece.model", "tokenizer.model"]
+KINDS = {
+    "clip": (".clip_transformers", "load_clip_model"),
+    "siglip": (".siglip", "load_siglip_model"),
+    "siglip2": (".siglip", "load_siglip_model"),
+}
+"""transformers checkpoints by the model_type of their config: module beside this one, and what loads it."""
 
 
 @dataclass
@@ -32,7 +39,9 @@ class Clip:
     logit_scale: float
     """Log of the inverse temperature."""
     identity: dict[str, Any]
-    """Name and hash of the weights: what an embedding store records of its teacher."""
+    """Kind, name and hash of the weights: what an embedding store records of its teacher."""
+    logit_bias: float | None = None
+    """SigLIP's learned bias of every logit; None where there is none."""
 
     @property
     def dim(self) -> int:
@@ -78,13 +87,41 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
 def find_clip(name: str, revision: str | None = None) -> tuple[Path, str]:
     """The folder of a CLIP checkpoint, and the ``model_type`` in its ``config.json``.
 
+    Where a repository of the hub has only ``pytorch_model.bin``, the safetensors are taken that the hub's own bot
+    proposed for it, if it did: transformers does the same.
+
     Raises:
         ProclipError: there is no such checkpoint, or it has no config or no safetensors weights.
     """
     folder = checkpoint_folder(name, revision)
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ProclipError(f"{folder} has no config.json or no *.safetensors: not a CLIP checkpoint that can be loaded")
+    if not any(folder.glob("*.safetensors")) and folder != Path(name) and revision is None:
+        proposed = _converted_revision(name)
+        folder = checkpoint_folder(name, proposed) if proposed else folder
+    if not (folder / "config.json").is_file():
+        raise ProclipError(f"{folder} has no config.json: not a CLIP checkpoint that can be loaded")
+    if not any(folder.glob("*.safetensors")):
+        raise ProclipError(
+            f"{folder} has no *.safetensors, and pickled weights (pytorch_model.bin) are never read; where you trust "
+            f'them, convert them once: python -c "from transformers import AutoModel as A; '
+            f"A.from_pretrained('{name}').save_pretrained('FOLDER')\", and put the tokenizer's files and "
+            f"preprocessor_config.json into FOLDER too"
+        )
     return folder, str(read_json(folder / "config.json").get("model_type"))
+
+
+def _converted_revision(name: str) -> str | None:
+    """The revision with which the hub's conversion bot proposed safetensors for a repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bot = "SFconvertbot"
+    try:
+        for proposal in HfApi().get_repo_discussions(name, author=bot, discussion_type="pull_request"):
+            if proposal.author == bot and "safetensors" in proposal.title.lower():
+                return str(proposal.git_reference)
+    except (HfHubHTTPError, OSError):
+        pass  # not reachable: what is missing is said by the caller
+    return None
 
 
 def load_clip(name: str, revision: str | None = None) -> Clip:
@@ -97,12 +134,14 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     Raises:
         ProclipError: the checkpoint cannot be found, is of a kind that is not known, or has no safetensors weights.
     """
-    from .clip_transformers import load_clip_model
-
     folder, kind = find_clip(name, revision)
-    if kind == "clip":
-        return load_clip_model(name, revision)[1]
-    raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, 'clip' is supported")
+    if kind not in KINDS:
+        known = ", ".join(f"'{known}'" for known in KINDS)
+        half = "; it holds one tower alone, and a CLIP has two" if kind.endswith(("vision_model", "text_model")) else ""
+        raise ProclipError(f"{folder}/config.json: model_type is {kind!r}{half}; known are {known}")
+    module, function = KINDS[kind]
+    clip: Clip = getattr(import_module(module, __package__), function)(name, revision)[1]
+    return clip
 
 
 def digest_of(folder: Path) -> str:

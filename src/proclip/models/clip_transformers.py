@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from .clip import Clip, digest_of, find_clip
 from .preprocess import ImagePreprocess
+from .pretrained import check_preprocess, check_texts_not_empty, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -79,13 +80,12 @@ class ClipTextTokenizer:
         Raises:
             ProclipError: a text is empty.
         """
-        for number, text in enumerate(texts):
-            if not text.strip():
-                raise ProclipError(f"text {number} of {len(texts)} is empty")
+        check_texts_not_empty(texts)
         ids = self.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
         cut = [row if len(row) <= self.context_length else [*row[: self.context_length - 1], row[-1]] for row in ids]
         longest = max(len(row) for row in cut)
-        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.pad_token_id  # any token will do: the pooled state is that of the end, which sees no later
+        pad = self.tokenizer.eos_token_id if pad is None else pad
         input_ids = torch.tensor([row + [pad] * (longest - len(row)) for row in cut])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in cut])
         return Tokens(input_ids, mask, sum(len(row) > self.context_length for row in ids))
@@ -104,20 +104,40 @@ def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, 
     Raises:
         ProclipError: the checkpoint cannot be found, is of another kind, or has no safetensors weights.
     """
-    from safetensors import SafetensorError
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel
 
     folder, kind = find_clip(name, revision)
     if kind != "clip":
         raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, not 'clip'")
     config = CLIPConfig.from_pretrained(folder)
-    try:
-        model = CLIPModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ProclipError(f"{folder}: the weights cannot be loaded: {str(error).splitlines()[0]}") from None
-    model.train(False)
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    return model, take_apart(model, tokenizer, ImagePreprocess.from_folder(folder), name, digest_of(folder))
+    tokenizer = _load_tokenizer(folder, getattr(config.text_config, "eos_token_id", None))
+    preprocess = ImagePreprocess.from_folder(folder)
+    check_preprocess(folder, preprocess, config.vision_config)
+    model = load_pretrained(CLIPModel, config, folder)
+    return model, take_apart(model, tokenizer, preprocess, name, digest_of(folder))
+
+
+def _load_tokenizer(folder: Path, pooled: int | None) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, whose end token must be the one that the text tower pools.
+
+    A config of old has 2 as ``eos_token_id``: transformers then pools the token with the highest id.
+
+    Raises:
+        ProclipError: no vocabulary in the folder (transformers would go on with an empty one), or another end token.
+    """
+    from transformers import CLIPTokenizer
+
+    has = {file: (folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "merges.txt")}
+    if not (has["tokenizer.json"] or (has["vocab.json"] and has["merges.txt"])):
+        raise ProclipError(f"{folder} has no tokenizer: tokenizer.json, or vocab.json and merges.txt, is wanted")
+    tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(folder)
+    end = len(tokenizer) - 1 if pooled == 2 else pooled
+    if tokenizer.eos_token_id != end:
+        raise ProclipError(
+            f"{folder}: the tokenizer ends texts with token {tokenizer.eos_token_id}, the text tower pools {end} "
+            f"(eos_token_id {pooled} in config.json's text_config)"
+        )
+    return tokenizer
 
 
 def take_apart(

@@ -14,6 +14,8 @@ from ..errors import ProclipError
 
 FAMILIES = {
     "clip": (".clip_transformers", "ClipImageTower"),
+    "siglip": (".siglip", "SiglipImageTower"),
+    "siglip2": (".siglip", "Siglip2ImageTower"),
 }
 """Families of image towers: module beside this one, and class; imported when one is built."""
 
@@ -56,7 +58,7 @@ class TextTower(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized batch, padded on the right to its longest text."""
+    """A tokenized batch, padded on the right: to its longest text (CLIP) or to the whole context (SigLIP)."""
 
     input_ids: Tensor
     """[b, t] int64."""

@@ -57,11 +57,30 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+class ClipTexts:
+    """A CLIP's text tower: each text is encoded once, and texts longer than it reads are counted."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip, self.cut = clip, 0
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Text embeds, [n, d], L2-normalised."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            encoded = self.clip.encode(new)
+            self._known.update(zip(new, encoded.embeds, strict=True))
+            self.cut += encoded.truncated
+        return torch.stack([self._known[text] for text in texts])
+
+    def truncated(self) -> dict[str, float]:
+        """``texts``: how many distinct texts lost their end; ``share``: of all, 0 to 1."""
+        return {"texts": self.cut, "share": self.cut / max(1, len(self._known))}
+
+
 def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
     """The original CLIP under evaluation."""
-    return Encoders(
-        encode_image=images.embeds, encode_text=lambda texts: clip.encode(texts).embeds, image_features=images
-    )
+    return Encoders(encode_image=images.embeds, encode_text=ClipTexts(clip), image_features=images)
 
 
 def proclip_encoders(model: ProCLIP, images: ImageFeatures, texts: TextCache) -> Encoders:
@@ -94,6 +113,8 @@ class World:
         self.clip.image_tower.to(self.device)
         self.clip.text_tower.to(self.device)
         self.reference = ImageFeatures(self.data, self.clip.image_tower, self.clip.preprocess)
+        self.truncated: dict[str, float] | None = None
+        """Texts that the text tower of the CLIP evaluated last has cut; None for a model of ours."""
         self._probed: dict[str, float] = {}  # of the original image tower, which several methods keep
 
     def texts(self, embedder: TextEmbedder) -> TextCache:
@@ -108,7 +129,7 @@ class World:
         folder = inner if (inner / "config.json").is_file() else checkpoint_folder(str(model))
         path = folder / "config.json"
         kind = read_json(path).get("model_type") if path.is_file() else None
-        if kind == "clip":
+        if kind not in (None, "proclip"):
             clip = load_clip(str(folder))
             clip.image_tower.to(self.device)
             clip.text_tower.to(self.device)
@@ -124,6 +145,8 @@ class World:
         encoders = self.encoders(model)
         locked = encoders.image_features is self.reference
         figures = run_suite(self.tasks, encoders, self.reference, tasks, self._probed if locked else {})
+        texts = encoders.encode_text
+        self.truncated = texts.truncated() if isinstance(texts, ClipTexts) else None
         if locked:
             self._probed = {key: figure for key, figure in figures.items() if key.startswith("linear_probe/")}
         return figures
@@ -194,6 +217,8 @@ def evaluate_command(
     for key in sorted(figures):
         table.add_row(key, f"{figures[key]:.3f}", f"{chance[key]:.3f}" if key in chance else "")
     Console().print(table)
+    if cut := world.truncated:
+        Console().print(f"{cut['texts']} texts ({cut['share']:.1%}) are longer than the text tower reads and were cut")
     result = {
         "benchmark": world.benchmark,
         "protocol": f"proclip mini world, {split} concepts",
@@ -203,6 +228,7 @@ def evaluate_command(
         "seed": recipe.seed if recipe else None,
         "figures": figures,
         "chance": chance,
+        "truncated": world.truncated,
         "environment": environment(),
     }
     if out:

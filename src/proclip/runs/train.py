@@ -115,6 +115,9 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
     if _check_inputs(folder, {"init": clip.identity["sha256"]}):
         return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
+    cut, texts = source.truncated()
+    line = f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut"
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger)  # fmt: skip
