@@ -33,6 +33,8 @@ class Clip:
     """Log of the inverse temperature."""
     identity: dict[str, Any]
     """Name and hash of the weights: what an embedding store records of its teacher."""
+    logit_bias: float | None = None
+    """What is added to logits, SigLIP's; None for CLIP."""
 
     @property
     def dim(self) -> int:
@@ -91,14 +93,19 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     """Load a checkpoint in float32 and take it apart.
 
     Args:
-        name: folder, hub id, or ``mini-clip``.
+        name: folder, hub id, ``mini-clip``, or an OpenCLIP model (``open_clip:MODEL/TAG``, ``hf-hub:ORG/NAME``, ...).
         revision: of the hub's repository.
 
     Raises:
         ProclipError: the checkpoint cannot be found, is of a kind that is not known, or has no safetensors weights.
     """
     from .clip_transformers import load_clip_model
+    from .open_clip_source import HUB_PREFIX, holds_open_clip, is_open_clip
 
+    if is_open_clip(name) or holds_open_clip(checkpoint_folder(name, revision)):
+        from .open_clip import load_open_clip
+
+        return load_open_clip(name if is_open_clip(name) else HUB_PREFIX + name, revision)
     folder, kind = find_clip(name, revision)
     if kind == "clip":
         return load_clip_model(name, revision)[1]

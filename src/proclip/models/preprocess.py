@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ class ImagePreprocess:
     """Of each channel, in [0, 1]."""
     resample: int = int(Image.Resampling.BICUBIC)
     """Pillow's number of the resampling filter."""
+    resize: Literal["crop", "squash"] = "crop"
+    """``crop``: the shorter side to `size`, then the centre square; ``squash``: straight to size x size."""
+    crop_offset: Literal["floor", "round"] = "floor"
+    """Half an odd margin: down as transformers does, or to the even neighbour as torchvision (OpenCLIP) does."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, source: str) -> ImagePreprocess:
@@ -43,7 +48,11 @@ class ImagePreprocess:
         except (KeyError, AttributeError) as error:
             raise ProclipError(f"{source}: no usable crop_size/size, image_mean or image_std ({error})") from None
         resample = int(config.get("resample", Image.Resampling.BICUBIC))
-        return cls(size=int(size), mean=tuple(mean), std=tuple(std), resample=resample)
+        squash = not isinstance(crop, int) and not config.get("crop_size") and "height" in crop
+        return cls(
+            size=int(size), mean=tuple(mean), std=tuple(std), resample=resample,
+            resize="squash" if squash else "crop", crop_offset=config.get("crop_offset", "floor"),
+        )  # fmt: skip
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ImagePreprocess:
@@ -54,14 +63,15 @@ class ImagePreprocess:
         return cls.from_config(read_json(path), source=str(path))
 
     def to_config(self) -> dict[str, Any]:
-        """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor reads."""
+        """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor reads (it ignores ``crop_offset``)."""
+        square = {"height": self.size, "width": self.size}
+        crop = {"size": {"shortest_edge": self.size}, "do_center_crop": True, "crop_size": square}
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": self.size},
+            **(crop if self.resize == "crop" else {"size": square, "do_center_crop": False}),
+            **({"crop_offset": "round"} if self.crop_offset == "round" else {}),
             "resample": self.resample,
-            "do_center_crop": True,
-            "crop_size": {"height": self.size, "width": self.size},
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -75,12 +85,14 @@ class ImagePreprocess:
         return self.normalize(self.resize_and_crop(to_rgb(image)))
 
     def resize_and_crop(self, image: Image.Image) -> Image.Image:
-        """The shorter side to `size`, then the centre square."""
-        scale = self.size / min(image.size)
-        width, height = (max(self.size, int(side * scale)) for side in image.size)
+        """To size x size pixels, as `resize` says."""
+        if self.resize == "squash":
+            return image.resize((self.size, self.size), self.resample)
+        width, height = (self.size * side // min(image.size) for side in image.size)
         if (width, height) != image.size:
             image = image.resize((width, height), self.resample)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
+        half = round if self.crop_offset == "round" else math.floor
+        left, top = half((width - self.size) / 2), half((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def normalize(self, image: Image.Image) -> Tensor:
