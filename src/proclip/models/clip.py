@@ -128,12 +128,18 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     """Load a checkpoint in float32 and take it apart.
 
     Args:
-        name: folder, hub id, or ``mini-clip``.
+        name: folder, hub id, ``mini-clip``, or an OpenCLIP model (``open_clip:MODEL/TAG``, ``hf-hub:ORG/NAME``, ...).
         revision: of the hub's repository.
 
     Raises:
         ProclipError: the checkpoint cannot be found, is of a kind that is not known, or has no safetensors weights.
     """
+    from .open_clip_source import HUB_PREFIX, holds_open_clip, is_open_clip
+
+    if is_open_clip(name) or holds_open_clip(checkpoint_folder(name, revision)):
+        from .open_clip import load_open_clip
+
+        return load_open_clip(name if is_open_clip(name) else HUB_PREFIX + name, revision)
     folder, kind = find_clip(name, revision)
     if kind not in KINDS:
         known = ", ".join(f"'{known}'" for known in KINDS)

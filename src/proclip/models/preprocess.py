@@ -31,6 +31,8 @@ class ImagePreprocess:
     """Pillow's number of the resampling filter."""
     resize: Literal["crop", "squash"] = "crop"
     """``crop``: the shorter side to `size`, then the centre square (CLIP); ``squash``: either side (SigLIP)."""
+    crop_offset: Literal["floor", "round"] = "floor"
+    """Half an odd margin: down as transformers does, or to the even neighbour as torchvision (OpenCLIP) does."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, source: str) -> ImagePreprocess:
@@ -52,7 +54,8 @@ class ImagePreprocess:
         size, resize = _size_of(config, source)
         mean, std = _channels(config, "image_mean", source), _channels(config, "image_std", source)
         resample = _filter_of(config, Image.Resampling.BICUBIC)
-        return ImagePreprocess(size=size, mean=mean, std=std, resample=resample, resize=resize)
+        offset = config.get("crop_offset", "floor")
+        return ImagePreprocess(size=size, mean=mean, std=std, resample=resample, resize=resize, crop_offset=offset)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ImagePreprocess:
@@ -70,7 +73,10 @@ class ImagePreprocess:
         return cls.from_config(part, source=f"{whole}, image_processor")
 
     def to_config(self) -> dict[str, Any]:
-        """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor or SiglipImageProcessor reads."""
+        """The ``preprocessor_config.json`` of transformers' CLIPImageProcessor or SiglipImageProcessor.
+
+        Both ignore ``crop_offset``.
+        """
         square = {"height": self.size, "width": self.size}
         if self.resize == "squash":
             return {"image_processor_type": "SiglipImageProcessor", "size": square, **self._common()}
@@ -79,6 +85,7 @@ class ImagePreprocess:
             "size": {"shortest_edge": self.size},
             "do_center_crop": True,
             "crop_size": square,
+            **({"crop_offset": "round"} if self.crop_offset == "round" else {}),
             **self._common(),
         }
 
@@ -102,10 +109,10 @@ class ImagePreprocess:
         """An RGB image at the size that the tower sees."""
         if self.resize == "squash":
             return _resized(image, (self.size, self.size), self.resample)
-        scale = self.size / min(image.size)
-        width, height = (max(self.size, int(side * scale)) for side in image.size)
+        width, height = (self.size * side // min(image.size) for side in image.size)
         image = _resized(image, (width, height), self.resample)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
+        half = round if self.crop_offset == "round" else math.floor
+        left, top = half((width - self.size) / 2), half((height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def fit_box(self, image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:

@@ -16,6 +16,7 @@ FAMILIES = {
     "clip": (".clip_transformers", "ClipImageTower"),
     "siglip": (".siglip", "SiglipImageTower"),
     "siglip2": (".siglip", "Siglip2ImageTower"),
+    "open_clip": (".open_clip", "OpenClipImageTower"),
 }
 """Families of image towers: module beside this one, and class; imported when one is built."""
 

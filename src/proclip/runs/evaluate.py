@@ -19,6 +19,7 @@ from ..evaluate.suite import chance_levels, run_suite
 from ..files import read_json, write_atomically, write_json
 from ..models.clip import Clip, checkpoint_folder, load_clip
 from ..models.embedder import TextEmbedder
+from ..models.open_clip_source import holds_open_clip, is_open_clip
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
 from ..models.towers import ImageTower
@@ -122,15 +123,16 @@ class World:
         return TextCache(self.store / "texts", embedder)
 
     def encoders(self, model: str | Path) -> Encoders:
-        """Load a model: a run folder, a proclip or CLIP model's folder or hub id, or ``mini-clip``."""
+        """Load a model: a run folder, a proclip or CLIP model's folder, name or hub id, or ``mini-clip``."""
         if str(model) == self.clip_name:
             return clip_encoders(self.clip, self.reference)
         inner = Path(model) / "model"
-        folder = inner if (inner / "config.json").is_file() else checkpoint_folder(str(model))
+        name = str(inner if (inner / "config.json").is_file() else model)
+        folder = Path(name) if is_open_clip(name) else checkpoint_folder(name)
         path = folder / "config.json"
         kind = read_json(path).get("model_type") if path.is_file() else None
-        if kind not in (None, "proclip"):
-            clip = load_clip(str(folder))
+        if kind not in (None, "proclip") or is_open_clip(name) or holds_open_clip(folder):
+            clip = load_clip(name)
             clip.image_tower.to(self.device)
             clip.text_tower.to(self.device)
             return clip_encoders(clip, ImageFeatures(self.data, clip.image_tower, clip.preprocess))
