@@ -117,6 +117,17 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise ProclipError(f"{path} is not valid TOML: {error}") from None
 
 
+def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Change a table by ``key.subkey=value`` settings, in order.
+
+    Raises:
+        ProclipError: a setting is of another form, or goes through a value.
+    """
+    for setting in settings:
+        _merge(values, *_parse_setting(setting))
+    return values
+
+
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``key.subkey=value`` settings in order.
 
@@ -125,9 +136,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         ProclipError: the file cannot be read, or a key or value is not valid.
     """
-    values = load_toml(path)
-    for setting in settings:
-        _merge(values, *_parse_setting(setting))
+    values = apply_settings(load_toml(path), settings)
     try:
         return from_dict(Recipe, values)
     except ProclipError as error:

@@ -14,6 +14,7 @@ from ..errors import ProclipError
 
 FAMILIES = {
     "clip": (".clip_transformers", "ClipImageTower"),
+    "open_clip": (".open_clip", "OpenClipImageTower"),
 }
 """Families of image towers: module beside this one, and class; imported when one is built."""
 
