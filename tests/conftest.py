@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,27 @@ def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:
 def one_thread() -> None:
     """Two cores are shared; small tensors gain nothing from threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def torchvision_operators() -> Iterator[None]:
+    """open_clip can be imported: from torchvision as installed, or from the folder that PROCLIP_TORCHVISION names.
+
+    The registry's torchvision beside a CPU build of torch lacks two operators; they are defined here, never called.
+    """
+    from transformers.utils import is_torchvision_available
+
+    is_torchvision_available()  # transformers remembers the answer: it goes on without torchvision
+    if find_spec("torchvision") is not None:
+        yield
+        return
+    if not (folder := os.environ.get("PROCLIP_TORCHVISION")):
+        pytest.skip("torchvision is not importable, and PROCLIP_TORCHVISION names no folder with it")
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    sys.path.append(folder)
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -52,10 +52,15 @@ def find_tower(checkpoint: Checkpoint, shapes: Shapes, hints: Hints) -> FoundTow
         ProclipError: a kind or size that is not known, or a key that tells it is missing.
     """
     names = shapes.tensors
-    if checkpoint.config is not None:
-        return _transformers_vit(shapes, checkpoint.config, hints)
-    if "visual.conv1.weight" in names and not any(name.startswith("visual.layer1.") for name in names):
+    vit = "visual.conv1.weight" in names and not any(name.startswith("visual.layer1.") for name in names)
+    if checkpoint.config is not None or vit:
+        if hints.timm_model:
+            raise ProclipError(f"--timm-model {hints.timm_model}: this image tower is not one of timm's")
+        if checkpoint.config is not None:
+            return _transformers_vit(shapes, checkpoint.config, hints)
         return _openai_vit(shapes, hints)
+    if hints.heads or hints.activation:
+        raise ProclipError("--heads and --activation are for ViTs with OpenAI's names; this tower's model says them")
     if any(name.startswith("visual.trunk.") for name in names):
         return _timm(shapes, hints)
     if any(name.startswith("visual.blocks.") for name in names):
@@ -202,11 +207,12 @@ def _timm(shapes: Shapes, hints: Hints) -> FoundTower:
     options, embed_dim = _timm_head(shapes, width)
     eva = f"{start}cls_token" in shapes.tensors
     patterns = ("eva*clip*",) if eva else ("vit*siglip*",)
-    tower, rules, name = _match_timm(
-        shapes, _timm_names(patterns, patch, size, hints), options, size, embed_dim, same_rules
-    )
+    names = _timm_names(patterns, patch, size, hints)
+    if options["timm_pool"] == "map" and not hints.timm_model:
+        names = [name for name in names if "_gap_" not in name]
+    tower, rules, name = _match_timm(shapes, names, options, size, embed_dim, same_rules)
     heads, hidden = _attention_of(tower)
-    half = ImagePreprocess(size=size, mean=HALF, std=HALF)
+    half = ImagePreprocess(size=size, mean=HALF, std=HALF, resize="squash")
     return FoundTower(
         f"timm's {name}",
         tower,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class ImagePreprocess:
     """Of each channel, in [0, 1]."""
     resample: int = int(Image.Resampling.BICUBIC)
     """Pillow's number of the resampling filter."""
+    resize: Literal["crop", "squash"] = "crop"
+    """``crop``: the shorter side to `size`, then the centre square; ``squash``: straight to size x size."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, source: str) -> ImagePreprocess:
@@ -43,7 +45,9 @@ class ImagePreprocess:
         except (KeyError, AttributeError) as error:
             raise ProclipError(f"{source}: no usable crop_size/size, image_mean or image_std ({error})") from None
         resample = int(config.get("resample", Image.Resampling.BICUBIC))
-        return cls(size=int(size), mean=tuple(mean), std=tuple(std), resample=resample)
+        squash = not config.get("crop_size") and isinstance(config.get("size"), Mapping) and "height" in config["size"]
+        resize: Literal["crop", "squash"] = "squash" if squash else "crop"
+        return cls(size=int(size), mean=tuple(mean), std=tuple(std), resample=resample, resize=resize)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ImagePreprocess:
@@ -55,13 +59,15 @@ class ImagePreprocess:
 
     def to_config(self) -> dict[str, Any]:
         """The ``preprocessor_config.json`` that transformers' CLIPImageProcessor reads."""
+        square = {"height": self.size, "width": self.size}
+        squash = self.resize == "squash"
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": self.size},
+            "size": square if squash else {"shortest_edge": self.size},
             "resample": self.resample,
-            "do_center_crop": True,
-            "crop_size": {"height": self.size, "width": self.size},
+            "do_center_crop": not squash,
+            "crop_size": None if squash else square,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -75,7 +81,9 @@ class ImagePreprocess:
         return self.normalize(self.resize_and_crop(to_rgb(image)))
 
     def resize_and_crop(self, image: Image.Image) -> Image.Image:
-        """The shorter side to `size`, then the centre square."""
+        """The shorter side to `size`, then the centre square; or the whole image to the square."""
+        if self.resize == "squash":
+            return image.resize((self.size, self.size), self.resample)
         scale = self.size / min(image.size)
         width, height = (max(self.size, int(side * scale)) for side in image.size)
         if (width, height) != image.size:
