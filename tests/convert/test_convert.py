@@ -141,11 +141,14 @@ def test_hub_format(eps: float, convert: Convert, tmp_path: Path) -> None:
     official.visual.forward = lambda pixels: reference(pixel_values=pixels).image_embeds  # type: ignore[method-assign]
     same_outputs(model, official)
     assert model.image_tower.config["num_attention_heads"] == 3  # 48 / 16: said by the config, not by shapes
-    (tmp_path / "hub" / "config.json").write_text(
-        (tmp_path / "hub" / "config.json").read_text().replace('"hidden_size": 48', '"hidden_size": 64')
-    )
-    with pytest.raises(ProclipError, match=r"vision_config\.hidden_size is 64, its weights 48"):
-        plan(read_checkpoint(str(tmp_path / "hub")))
+    config = (tmp_path / "hub" / "config.json").read_text()
+    for have, said, message in (
+        ('"hidden_size": 48', '"hidden_size": 64', r"vision_config\.hidden_size is 64, its weights 48"),
+        ('"image_size": 16', '"image_size": 224', "image size 224: .* is a grid of 2 x 2 patches of 8, so 16 to 23"),
+    ):
+        (tmp_path / "hub" / "config.json").write_text(config.replace(have, said))
+        with pytest.raises(ProclipError, match=message):
+            plan(read_checkpoint(str(tmp_path / "hub")))
 
 
 def test_what_shapes_cannot_say(convert: Convert, tmp_path: Path) -> None:
@@ -159,8 +162,9 @@ def test_what_shapes_cannot_say(convert: Convert, tmp_path: Path) -> None:
     assert plan(checkpoint, Hints(resolution=23)).tower.preprocess.size == 23  # the last 7 pixels are no whole patch
     with pytest.raises(ProclipError, match="so 16 to 23 pixels"):
         plan(checkpoint, Hints(resolution=24))
-    with pytest.raises(ProclipError, match="give --heads"):
-        plan(checkpoint, Hints(heads=3))
+    for heads in (3, 0, -1):
+        with pytest.raises(ProclipError, match="give --heads"):
+            plan(checkpoint, Hints(heads=heads))
 
 
 def on_meta(visual: Callable[[], nn.Module], blocks: int, expansion: int, out: int, llm: int = 4096) -> Checkpoint:

@@ -123,10 +123,10 @@ def resolution_of(shapes: Shapes, positions: int, patch: int, hints: Hints, key:
     grid = math.isqrt(max(positions, 0))
     if grid < 1 or grid * grid != positions:
         raise ProclipError(f"{shapes.source}: {key} has {positions} patch positions, which are no square grid")
-    size = hints.resolution or grid * patch
+    size = grid * patch if hints.resolution is None else hints.resolution
     if size // patch != grid:
         raise ProclipError(
-            f"--resolution {size}: {key} is a grid of {grid} x {grid} patches of {patch}, "
+            f"image size {size}: {key} is a grid of {grid} x {grid} patches of {patch}, "
             f"so {grid * patch} to {grid * patch + patch - 1} pixels"
         )
     return size
@@ -138,7 +138,7 @@ def heads_of(shapes: Shapes, width: int, hints: Hints, known: int | None = None)
     Raises:
         ProclipError: the width cannot be divided so.
     """
-    heads = hints.heads or known or width // 64
+    heads = hints.heads if hints.heads is not None else known or width // 64
     if heads < 1 or width % heads or (hints.heads is None and known is None and width % 64):
         raise ProclipError(f"{shapes.source}: a tower of width {width} in heads of 64 does not divide; give --heads")
     return heads

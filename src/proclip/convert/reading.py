@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def load_tensors_only(path: Path) -> Any:
         ProclipError: it holds objects that only running code could rebuild, or it is damaged.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a TorchScript archive, which then is an error
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except pickle.UnpicklingError as error:
         found = _code_in(path)
         if not found:

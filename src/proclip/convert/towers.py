@@ -59,7 +59,7 @@ def find_tower(checkpoint: Checkpoint, shapes: Shapes, hints: Hints) -> FoundTow
         if checkpoint.config is not None:
             return _transformers_vit(shapes, checkpoint.config, hints)
         return _openai_vit(shapes, hints)
-    if hints.heads or hints.activation:
+    if hints.heads is not None or hints.activation:
         raise ProclipError("--heads and --activation are for ViTs with OpenAI's names; this tower's model says them")
     if any(name.startswith("visual.trunk.") for name in names):
         return _timm(shapes, hints)
@@ -119,7 +119,7 @@ def _openai_vit(shapes: Shapes, hints: Hints) -> FoundTower:
         width,
         depth,
         heads,
-        "stated" if hints.heads else "64 each",
+        "stated" if hints.heads is not None else "64 each",
         patch,
         hidden,
         f"{activation} ({'stated' if hints.activation else 'usual for these names'})",
@@ -132,7 +132,8 @@ def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -
     patch = shapes.patch(f"{start}patch_embedding.weight")
     key = f"{start}position_embedding.weight"
     said = config.get("vision_config") or {}
-    size = resolution_of(shapes, shapes.of(key, 2)[0] - 1, patch, hints, key)
+    positions = shapes.of(key, 2)[0] - 1
+    size = resolution_of(shapes, positions, patch, hints, key)
     depth = shapes.count(r"vision_model\.encoder\.layers\.(\d+)\.")
     hidden = shapes.of("vision_model.encoder.layers.0.mlp.fc1.weight", 2)[0]
     heads = heads_of(shapes, width, hints, said.get("num_attention_heads"))
@@ -143,8 +144,10 @@ def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -
             raise ProclipError(
                 f"{shapes.source}/config.json: vision_config.{name} is {said[name]}, its weights {value}"
             )
-    if not hints.resolution and said.get("image_size", size) // patch == size // patch:
-        size = ours["image_size"] = said.get("image_size", size)
+    if hints.resolution is None:
+        size = ours["image_size"] = resolution_of(
+            shapes, positions, patch, Hints(resolution=said.get("image_size")), key
+        )
     ours |= {"hidden_act": activation, "layer_norm_eps": said.get("layer_norm_eps", 1e-5)}
     tower = build_on_meta("clip", ours, shapes.of("visual_projection.weight", 2)[0])
     return FoundTower(
@@ -155,7 +158,7 @@ def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -
         width,
         depth,
         heads,
-        "stated" if hints.heads else "config.json" if "num_attention_heads" in said else "64 each",
+        "stated" if hints.heads is not None else "config.json" if "num_attention_heads" in said else "64 each",
         patch,
         hidden,
         activation,
