@@ -16,7 +16,7 @@ LAYERS: dict[str, int] = {
     "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
     "models": 1,
     "data": 2,
-    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3,
+    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
 
@@ -81,6 +81,22 @@ def test_command_line() -> None:
         "eval": ["-h", "--help", "model", "--data", "--store", "--split", "--clip", "--out"],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
+        "convert": [
+            "-h",
+            "--help",
+            "source",
+            "out",
+            "--to",
+            "--revision",
+            "--embedder",
+            "--set",
+            "--heads",
+            "--resolution",
+            "--activation",
+            "--input-norm",
+            "--timm-model",
+            "--ignore",
+        ],
         "report": ["-h", "--help", "folder"],
     }
 

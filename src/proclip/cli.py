@@ -50,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     ablate.add_argument("--out", type=Path, default=Path("runs/ablate"), help="folder (default: %(default)s)")
     ablate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
 
+    convert = verbs.add_parser("convert", help="official LLM2CLIP and ProCLIP checkpoints to a model folder, and back")
+    _add_convert(convert)
+
     report = verbs.add_parser("report", help="write the page of a finished quickstart again")
     report.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"), help="(default: %(default)s)")
     return parser
@@ -59,6 +62,23 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="TOML file, or the name of one that ships, such as mini/proclip")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help="change a field, as in tune.ema_decay=0.99 (repeatable)")  # fmt: skip
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="file, DeepSpeed folder, model folder or hub id")
+    parser.add_argument("out", type=Path, help="folder to make; a .pt file with --to llm2clip")
+    parser.add_argument("--to", choices=("proclip", "llm2clip"), default="proclip", help="(default: %(default)s)")
+    parser.add_argument("--revision", help="of the hub's repository")
+    parser.add_argument("--embedder", help="LLM of the adapter: preset llama3-8b-cc, or a TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="embedder.KEY=VALUE", dest="settings",
+                        help="field of the embedder (repeatable)")  # fmt: skip
+    parser.add_argument("--heads", type=int, help="attention heads of a ViT (default: width / 64)")
+    parser.add_argument("--resolution", type=int, help="side of the image, pixels (default: grid x patch)")
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of a ViT (default: quick_gelu)")
+    parser.add_argument("--input-norm", choices=("l2", "none"), help="of the adapter (default: as its key says)")
+    parser.add_argument("--timm-model", metavar="NAME", help="of a timm tower, where shapes fit none or several")
+    parser.add_argument("--ignore", action="append", default=[], metavar="PREFIX",
+                        help="leave out keys that begin so (repeatable)")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -94,10 +114,29 @@ def run(arguments: argparse.Namespace) -> None:
         from .runs.ablate import ablate
 
         ablate(arguments.out, seeds=arguments.seeds, split=arguments.split)
+    elif arguments.verb == "convert":
+        _convert(arguments)
     elif arguments.verb == "report":
         from .runs.quickstart import report_again
 
         report_again(arguments.folder)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from .convert.facts import Hints
+    from .runs.convert import convert_to_llm2clip, convert_to_proclip
+
+    names = ("heads", "resolution", "activation", "input_norm", "timm_model")
+    values = {name: getattr(arguments, name) for name in names}
+    hints = Hints(**values, ignore=tuple(arguments.ignore))
+    if arguments.to == "proclip":
+        convert_to_proclip(
+            arguments.source, arguments.out, hints, arguments.embedder, arguments.settings, arguments.revision
+        )
+    elif hints != Hints() or arguments.embedder or arguments.settings:
+        raise ProclipError("--to llm2clip takes no option but --revision: the model says the rest itself")
+    else:
+        convert_to_llm2clip(arguments.source, arguments.out, arguments.revision)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

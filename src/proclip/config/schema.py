@@ -67,9 +67,10 @@ class AdapterConfig:
     """r, hidden width of a block over its input width."""
     dropout: float = 0.0
     """Dropout inside the blocks."""
-    input_norm: Literal["l2", "standardize"] = "l2"
-    """``l2`` (the paper; for contrastively trained embedders) or ``standardize``: each dimension by the
-    training captions' mean and deviation, kept with the adapter (for the raw states of a causal LM)."""
+    input_norm: Literal["l2", "standardize", "none"] = "l2"
+    """``l2`` (the paper; for contrastively trained embedders), ``standardize``: each dimension by the
+    training captions' mean and deviation, kept with the adapter (for the raw states of a causal LM), or ``none``
+    (LLM2CLIP's SigLIP2 models, which embed captions while they train)."""
 
     def __post_init__(self) -> None:
         require(self.num_blocks >= 0, "adapter.num_blocks", "0 or more", self.num_blocks)

@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
 class Adapter(nn.Module):
     """Input norm, N residual blocks, LayerNorm, one Linear (LLM2CLIP's and ProCLIP's adapter; paper preset N=4, r=2).
 
-    The input norm is either the paper's L2 normalisation or, for the raw states of a causal LM, a standardisation of
+    The input norm is the paper's L2 normalisation, none, or, for the raw states of a causal LM, a standardisation of
     each dimension by the training captions' mean and deviation: those states share one dominant direction, beside
     which the differences between captions vanish under L2 (benchmarks/ has no figure of this yet). The statistics are
     buffers and travel with the weights.
@@ -74,6 +74,8 @@ class Adapter(nn.Module):
             )
         if self.config.input_norm == "l2":
             x = F.normalize(llm_embeds, dim=-1)
+        elif self.config.input_norm == "none":
+            x = llm_embeds
         else:
             x = (llm_embeds - self.input_mean) / self.input_std
         features: Tensor = self.project(self.norm(self.blocks(x)))

@@ -1,0 +1,92 @@
+"""Which LLM belongs to an adapter: presets of the official models, a file, settings; and its width, to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import EmbedderConfig, from_dict
+from ..config.reading import load_toml, merge_settings
+from ..errors import ProclipError
+from ..files import read_json
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llama3-8b-cc": {
+        "model": "microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned",
+        "backend": "llm2vec",
+    },
+}
+"""Embedders of the official models, as keys of a recipe's ``[embedder]``."""
+PRESET_DIMS = {"microsoft/LLM2CLIP-Llama-3-8B-Instruct-CC-Finetuned": 4096}
+
+
+def choose_embedder(stated: str | None, settings: Sequence[str], config: Mapping[str, Any] | None) -> EmbedderConfig:
+    """The embedder that the user states, or the one that LLM2CLIP's models on the hub were trained with.
+
+    Args:
+        stated: a preset's name, or a TOML file with an ``[embedder]`` table or its keys.
+        settings: ``embedder.key=value``, applied last.
+        config: the checkpoint's ``config.json``, None if it has none.
+
+    Raises:
+        ProclipError: nothing says which, or what says it is not valid.
+    """
+    values: dict[str, Any] = {}
+    official = config is not None and "LLM2CLIP" in str(config.get("auto_map")) + str(config.get("architectures"))
+    if stated is None and not settings:
+        if not official:
+            raise ProclipError(
+                "which LLM was the adapter trained with? State it: --embedder "
+                f"{'|'.join(PRESETS)}|FILE.toml, or --set embedder.model=... --set embedder.backend=..."
+            )
+        stated = "llama3-8b-cc"
+    if stated in PRESETS:
+        values = dict(PRESETS[stated])
+    elif stated is not None:
+        if not Path(stated).is_file():
+            raise ProclipError(f"--embedder {stated!r} is neither a preset ({', '.join(PRESETS)}) nor a TOML file")
+        values = load_toml(stated)
+        values = dict(values.get("embedder", values))
+    changed = merge_settings({"embedder": values}, settings)
+    other = [key for key in changed if key != "embedder"]
+    if other:
+        raise ProclipError(f"--set {other[0]}...: convert takes settings of the embedder only, as embedder.key=value")
+    return from_dict(EmbedderConfig, changed["embedder"], where="embedder")
+
+
+def embedder_dim(config: EmbedderConfig) -> int | None:
+    """Width of the embedder's vectors without its weights; None where that is not known here.
+
+    Read from a local folder's ``config.json`` (of a sentence-transformers folder with a projection at its end: from
+    that). The hub is not asked: that would fetch an LLM to convert a CLIP.
+
+    Raises:
+        ProclipError: the folder's files are no JSON.
+    """
+    folder = Path(config.model)
+    if not folder.is_dir():
+        return PRESET_DIMS.get(config.model)
+    dense = sorted(folder.glob("*_Dense/config.json"))
+    if dense and config.backend == "sentence-transformers":
+        return int(read_json(dense[-1])["out_features"])
+    if not (folder / "config.json").is_file():
+        return None
+    values = read_json(folder / "config.json")
+    width = values.get("hidden_size") or (values.get("text_config") or {}).get("hidden_size")
+    return int(width) if width else None
+
+
+def check_embedder(config: EmbedderConfig, llm_dim: int) -> bool:
+    """Compare the embedder's width with the adapter's.
+
+    Returns:
+        whether the embedder's width is known here.
+
+    Raises:
+        ProclipError: they differ.
+    """
+    dim = embedder_dim(config)
+    if dim is not None and dim != llm_dim:
+        raise ProclipError(f"embedder.model {config.model!r} gives vectors of width {dim}, the adapter takes {llm_dim}")
+    return dim is not None
