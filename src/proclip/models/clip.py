@@ -33,6 +33,8 @@ class Clip:
     """Log of the inverse temperature."""
     identity: dict[str, Any]
     """Name and hash of the weights: what an embedding store records of its teacher."""
+    logit_bias: float | None = None
+    """SigLIP's bias of the logits; None where the loss was a softmax (CLIP)."""
 
     @property
     def dim(self) -> int:
