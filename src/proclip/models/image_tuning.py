@@ -17,6 +17,8 @@ from .towers import ImageTower
 
 NAME = "default"
 """Of the one set of LoRA weights, inside peft."""
+IN_PROJ = "in_proj_weight"
+"""Of ``nn.MultiheadAttention``: queries', keys' and values' weights, one above the other."""
 
 
 class ImageTuner:
@@ -97,7 +99,9 @@ class ImageTuner:
 def lora_layers(tower: nn.Module, config: ImageTuningConfig) -> dict[str, nn.Module]:
     """The layers that LoRA changes, by name: those that ``targets`` names, else every linear one of the blocks.
 
-    An ``nn.MultiheadAttention`` counts as one layer, for it reads the weights of its projections itself.
+    An ``nn.MultiheadAttention`` (open_clip's towers) counts as one layer: it reads its weights without calling layers.
+    Changed is its ``in_proj_weight``, queries, keys and values together; its output projection stays as it is, for
+    peft 0.21 doubles a change there.
 
     Raises:
         ProclipError: a target names no such layer.
@@ -140,8 +144,7 @@ def _moving(tower: nn.Module, config: ImageTuningConfig, layers: dict[str, nn.Mo
     if config.mode == "full":
         return [p for p in tower.parameters() if p.requires_grad]
     if config.mode == "lora":
-        weights = ("weight", "in_proj_weight", "out_proj.weight")
-        return [p for layer in layers.values() for n, p in layer.named_parameters() if n in weights]
+        return [p for layer in layers.values() for n, p in layer.named_parameters() if n in ("weight", IN_PROJ)]
     known = _image_tower(tower)
     if config.blocks > len(known.blocks):
         raise ProclipError(f"tune.image.blocks must be at most {len(known.blocks)}, this tower's, not {config.blocks}")
@@ -157,12 +160,14 @@ def _inject(tower: nn.Module, config: ImageTuningConfig, layers: dict[str, nn.Mo
     except ImportError as error:
         message = f"tune.image.mode = 'lora' needs peft ({error}): pip install 'proclip-align[peft]'"
         raise ProclipError(message) from None
+    plain = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     alpha: Any = config.alpha if config.alpha is not None else 2 * config.rank  # peft only divides it by the rank
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=alpha,
         lora_dropout=config.dropout,
-        target_modules="|".join(re.escape(name) for name in layers),
+        target_modules="|".join(map(re.escape, plain)) if plain else [],
+        target_parameters=[f"{name}.{IN_PROJ}" for name in layers if name not in plain] or None,
     )
     return LoraModel(tower, {NAME: lora}, NAME)
 
@@ -173,6 +178,4 @@ def _changed_weights(tower: nn.Module) -> Iterator[tuple[str, str, Any]]:
 
     for name, layer in tower.named_modules():
         if isinstance(layer, LoraLayer):
-            plain = name.replace(".base_layer", "")  # of an attention's output projection
-            attribute = "in_proj_weight" if isinstance(layer.get_base_layer(), nn.MultiheadAttention) else "weight"
-            yield plain, attribute, layer
+            yield name, "weight" if isinstance(layer.get_base_layer(), nn.Linear) else IN_PROJ, layer
