@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,38 @@ def test_hash_changes_with_any_field(tmp_path: Path) -> None:
         for s in ([], ["seed=1"], ["tune.loss.structure='smooth_l1'"], ["log.keep_checkpoints=3"])
     }
     assert len(hashes) == 4
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Before:
+    name: str
+    inner: Inner = field(default_factory=lambda: Inner(7))
+    other: int | None = 3
+
+
+@dataclass(frozen=True)
+class Now(Before):
+    added: float = 0.5
+    table: Inner = field(default_factory=Inner)
+
+
+def test_a_field_added_with_a_default_leaves_the_hash(tmp_path: Path) -> None:
+    assert config_hash(Before("a")) == config_hash(Now("a"))
+    different: list[Before] = [
+        Now("a"), Now("b"), Now("a", Inner()), Now("a", Inner(2)), Now("a", other=None), Now("a", other=0),
+        Now("a", added=1.0), Now("a", table=Inner(7)),
+    ]  # fmt: skip
+    assert len({config_hash(config) for config in different}) == len(different)
+
+
+def test_a_key_that_is_gone_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ProclipError, match=r"'tune.lock_image' is no key any more: write tune\.image\.mode = 'locked'"):
+        load_recipe(write(tmp_path, 'name = "x"\n[tune]\nlock_image = true\n'))
 
 
 @pytest.mark.parametrize(

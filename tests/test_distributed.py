@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proclip.distributed import all_reduce_mean, barrier, gather, is_main, rank, world_size
 from proclip.errors import ProclipError
-from proclip.losses import contrastive_loss, distillation_loss
+from proclip.losses import contrastive_loss, distillation_loss, sigmoid_loss
 
 B, WIDTH, D, WORLD = 3, 5, 4, 2
 
@@ -34,6 +34,7 @@ def problem() -> dict[str, Tensor]:
         "image_ids": torch.tensor([0, 1, 2, 0, 3, 4]), "text_ids": torch.tensor([5, 6, 6, 7, 8, 9]),
         "image_weight": noise(WIDTH, D), "text_weight": noise(WIDTH, D),
         "logit_scale": torch.tensor(math.log(5.0), dtype=torch.float64),
+        "logit_bias": torch.tensor(-2.0, dtype=torch.float64),
     }  # fmt: skip
 
 
@@ -41,12 +42,14 @@ def losses_and_gradients(of: slice) -> dict[str, Tensor]:
     """Each loss, and every parameter's gradient of it, from these rows of the inputs; averaged over processes."""
     p = problem()
     rows = {k: t[of] for k, t in p.items() if len(t.shape) > 0 and not k.endswith("weight")}
-    weights = {k: p[k].requires_grad_(True) for k in ("image_weight", "text_weight", "logit_scale")}
+    weights = {k: p[k].requires_grad_(True) for k in ("image_weight", "text_weight", "logit_scale", "logit_bias")}
     image_embeds = gather(F.normalize(rows["image"] @ weights["image_weight"], dim=-1))
     text_embeds = gather(F.normalize(rows["text"] @ weights["text_weight"], dim=-1))
     ids = {name: gather(rows[name]) for name in ("image_ids", "text_ids")}
     regulariser = distillation_loss(image_embeds, gather(rows["teacher"]), reduction="paper").loss
+    scalars = weights["logit_scale"], weights["logit_bias"]
     losses = {
+        "sigmoid": sigmoid_loss(image_embeds, text_embeds, *scalars, **ids),
         "contrastive": contrastive_loss(image_embeds, text_embeds, weights["logit_scale"], **ids),
         "structure": distillation_loss(
             text_embeds, gather(rows["teacher"]), instance_weight=0.0, reduction="paper"
@@ -120,7 +123,9 @@ def notes(folder: Path) -> list[dict[str, str]]:
 
 def test_two_processes_give_the_losses_and_gradients_of_one(tensors: list[dict[str, Tensor]]) -> None:
     wanted = losses_and_gradients(slice(None))
-    assert len([name for name in wanted if "/" in name]) == 7  # the structure loss has one parameter, the others three
+    assert (
+        len([name for name in wanted if "/" in name]) == 11
+    )  # structure has one parameter, sigmoid four, others three
     assert all(t.abs().max() > 1e-3 for t in wanted.values())
     for found in tensors:
         for name, tensor in wanted.items():

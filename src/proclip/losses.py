@@ -164,6 +164,49 @@ def contrastive_loss(
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
+def sigmoid_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    *,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+) -> Tensor:
+    """SigLIP's loss: each of the b x b pairs of an image and a text is a yes-or-no question of its own.
+
+    ``-1/b sum_ij log sigmoid(z_ij (t x_i . y_j + b))``, Algorithm 1 of arXiv 2303.15343, with z_ij = 1 where i = j,
+    else -1, and t = exp(logit_scale). ProCLIP's paper takes InfoNCE
+    throughout; this is an option of stage 2.
+
+    Two pairs that share an image, or a text, are no negatives of each other: where ids say so, their terms are left
+    out of the sum.
+
+    Args:
+        image_embeds: [b, d], L2-normalised; row i belongs to row i of `text_embeds`.
+        text_embeds: [b, d], L2-normalised.
+        logit_scale: scalar, log of the inverse temperature.
+        logit_bias: scalar, added to every logit.
+        image_ids: [b] int64, equal for equal images.
+        text_ids: [b] int64, equal for equal texts.
+
+    Raises:
+        ProclipError: shapes that differ, or an empty batch.
+    """
+    _check_same_shape(image_embeds, text_embeds, "image_embeds", "text_embeds")
+    image_embeds, text_embeds = _widen(image_embeds), _widen(text_embeds)
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        similarities = image_embeds @ text_embeds.T
+        dtype, count = similarities.dtype, len(similarities)
+        logits = logit_scale.to(dtype).exp() * similarities + logit_bias.to(dtype)
+        signs = 2 * torch.eye(count, dtype=dtype, device=logits.device) - 1
+        losses = -F.logsigmoid(signs * logits)
+        for name, ids in (("image_ids", image_ids), ("text_ids", text_ids)):
+            if ids is not None:
+                losses = losses.masked_fill(_duplicates(ids, count, name), 0.0)
+        return losses.sum() / count
+
+
 def _duplicates(ids: Tensor, count: int, name: str) -> Tensor:
     """[b, b], True at i != j with the same id."""
     if ids.shape != (count,):

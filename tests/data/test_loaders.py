@@ -14,6 +14,7 @@ from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
 from proclip.errors import ProclipError
 from proclip.models.clip import load_clip
 from proclip.models.preprocess import ImagePreprocess
+from proclip.seeding import derive_seed
 
 PREPROCESS = ImagePreprocess(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 COLUMNS = ("short", "long", "name_en", "name_de")
@@ -71,6 +72,25 @@ def test_tune_batches_resume_in_the_middle(
     assert not torch.equal(other.pixel_values, whole[0].pixel_values)
     drawn = torch.cat([b.llm_embeds for e in range(6) for b in source.epoch(e)]).unique(dim=0)
     assert len(drawn) == 18  # both captions of every image come
+
+
+def test_tune_batches_bring_the_cached_teacher(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path
+) -> None:
+    config, keys = TuneConfig(captions=("short",), batch_size=3), [s.key for s in samples]
+    writer = StoreWriter(tmp_path / "images", {"model": "tower"}, 3, "float32")
+    writer.add(keys[1:], torch.arange(3.0 * len(keys[1:])).view(-1, 3))
+    writer.close()
+    teacher = EmbeddingStore.open(tmp_path / "images")
+    with pytest.raises(ProclipError, match=keys[0]):
+        TuneBatches(samples, stores[0], PREPROCESS, config, seed=3, teacher=teacher)
+    with_teacher = TuneBatches(samples[1:], stores[0], PREPROCESS, config, seed=3, teacher=teacher).epoch(0)
+    without = TuneBatches(samples[1:], stores[0], PREPROCESS, config, seed=3).epoch(0)
+    ids = {derive_seed(key): key for key in keys}
+    for one, other in zip(with_teacher, without, strict=True):
+        assert other.teacher_embeds is None and torch.equal(one.pixel_values, other.pixel_values)
+        assert one.teacher_embeds is not None
+        assert torch.equal(one.teacher_embeds, teacher.rows([ids[int(i)] for i in one.image_ids]))
 
 
 def test_pretrain_batches(samples: list[Sample], tiny_clip_path: Path) -> None:

@@ -29,7 +29,10 @@ def test_baselines_get_the_same_budget() -> None:
         )  # fmt: skip
         if recipe.tune and ours.tune:
             same = dataclasses.replace(
-                recipe.tune, lock_image=False, distillation_weight=ours.tune.distillation_weight, optim=ours.tune.optim
+                recipe.tune,
+                image=ours.tune.image,
+                distillation_weight=ours.tune.distillation_weight,
+                optim=ours.tune.optim,
             )
             assert same == ours.tune, method
         if recipe.distill and ours.distill:
@@ -45,7 +48,7 @@ def test_baselines_are_what_their_names_say() -> None:
     def tune(name: str) -> tuple[bool, bool]:
         config = find_recipe(f"mini/{name}").tune
         assert config is not None
-        return config.distillation_weight > 0, config.lock_image
+        return config.distillation_weight > 0, config.image.mode == "locked"
 
     assert {m: stages(m) for m in METHODS} == {
         "llm2clip": (False, True), "lit": (False, True), "stage1": (True, False), "stage1_contrastive": (True, True),

@@ -31,8 +31,8 @@ class Share(TinyPairs):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch]:
         for batch in super().epoch(epoch, start):
-            tensors = {f.name: getattr(batch, f.name)[self.part] for f in dataclasses.fields(batch)}
-            yield TuneBatch(**tensors)
+            tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+            yield TuneBatch(**{name: t[self.part] for name, t in tensors.items() if t is not None})
 
 
 def work(rank: int, folder: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny_tune import EPOCHS, STEPS_PER_EPOCH, TinyPairs, tiny_stage, tune_config
 from torch import Tensor
 
+from proclip.config import ImageTuningConfig
 from proclip.data.batches import TuneBatch
 from proclip.errors import ProclipError
 from proclip.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -166,7 +167,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     path = saved_once(tmp_path)
-    locked = tiny_stage(lock_image=True)
+    locked = tiny_stage(image=ImageTuningConfig(mode="locked"))
     optimizer = build_optimizer(locked.groups(), tune_config().optim)
     with pytest.raises(ProclipError, match=r"stage\.safetensors.*teacher\.hidden\.weight is not known"):
         load_checkpoint(path, locked, optimizer)

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from tiny_tune import EMBED_DIM, LLM_DIM, SIDE, TinyPairs, TinyTower, tiny_stage
 from torch import Tensor, nn
 
-from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig
+from proclip.config import (
+    AdapterConfig,
+    DistillConfig,
+    DistillLossConfig,
+    ImageTuningConfig,
+    OptimConfig,
+    PretrainConfig,
+)
 from proclip.data.batches import DistillBatch, PretrainBatch
 from proclip.models.adapter import Adapter
 from proclip.seeding import seed_all
@@ -108,7 +115,7 @@ def test_no_teacher_where_it_has_no_use() -> None:
 
 
 def test_locked_image_tower() -> None:
-    stage = tiny_stage(lock_image=True)
+    stage = tiny_stage(image=ImageTuningConfig(mode="locked"))
     stage.train()
     assert stage.teacher is None
     assert not stage.image_tower.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .image_tuning import ImageTuningConfig
 from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, to_dict
 from .schema import (
     AdapterConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "DistillConfig",
     "DistillLossConfig",
     "EmbedderConfig",
+    "ImageTuningConfig",
     "LogConfig",
     "OptimConfig",
     "PretrainConfig",

@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import ProclipError
-from .schema import Recipe, require
+from .checks import require
+from .schema import Recipe
 
 T = TypeVar("T")
+GONE = {"tune.lock_image": "tune.image.mode = 'locked'"}
+"""Keys of earlier versions, and what says the same now."""
 
 
 def _nearest(key: str, valid: Sequence[str]) -> str:
@@ -69,6 +72,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     hints = typing.get_type_hints(cls)
     prefix = f"{where}." if where else ""
     for key in values:
+        if prefix + key in GONE:
+            raise ProclipError(f"{prefix + key!r} is no key any more: write {GONE[prefix + key]} where it was true")
         if key not in hints:
             raise ProclipError(f"unknown key {prefix + key!r}: {_nearest(key, list(hints))}")
     for f in dataclasses.fields(typing.cast(Any, cls)):
@@ -208,6 +213,21 @@ def dump(config: Any) -> str:
     return "\n".join(table(to_dict(config), "")) + "\n"
 
 
+def _changed(value: Any) -> Any:
+    """A config's fields that are not at their defaults, as plain values."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    changed = {}
+    for f in dataclasses.fields(value):
+        own = getattr(value, f.name)
+        if own != (f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default):
+            changed[f.name] = _changed(own)
+    return changed
+
+
 def config_hash(config: Any) -> str:
-    """Twelve hex digits that change when any field does."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hex digits that change when any field does.
+
+    Fields at their defaults do not count, so that a field added later leaves the hashes of earlier recipes as they are.
+    """
+    return hashlib.sha256(json.dumps(_changed(config), sort_keys=True).encode()).hexdigest()[:12]

@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..errors import ProclipError
-
-
-def require(condition: bool, name: str, wanted: str, value: object) -> None:
-    """Raise `ProclipError` naming the field, what it must be and what it is."""
-    if not condition:
-        raise ProclipError(f"{name} must be {wanted}, not {value!r}")
+from .checks import require
+from .image_tuning import ImageTuningConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +195,19 @@ class TuneConfig:
     """Pairs a step (on each process)."""
     distillation_weight: float = 4e-4
     """lambda of the paper; 0 is contrastive tuning alone and builds no teacher."""
+    contrastive: Literal["infonce", "sigmoid"] = "infonce"
+    """L_info: the paper's symmetric InfoNCE, or SigLIP's sigmoid loss with a learned bias."""
     mask_duplicates: bool = True
     """Pairs that share an image or a caption are no negatives of each other."""
+    teacher: Literal["ema", "frozen", "cached"] = "ema"
+    """Whose image embeddings L_reg holds the student near: a moving average of the student (the paper), the original
+    image tower on the same augmented pixels, or the original tower's embeddings of the plain pictures, computed once
+    before the stage and stored: no teacher in memory, no second forward pass, but a target that knows nothing of the
+    augmentation."""
     ema_decay: float = 0.999
-    """a of the paper: teacher <- a teacher + (1 - a) student after every step."""
-    lock_image: bool = False
-    """Keep the image tower as it is (LiT)."""
+    """a of the paper, of the teacher ``ema``: teacher <- a teacher + (1 - a) student after every step."""
+    image: ImageTuningConfig = field(default_factory=ImageTuningConfig)
+    """What of the image tower is trained."""
     loss: DistillLossConfig = field(default_factory=DistillLossConfig)
     """The regulariser's instance and structure losses."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -219,6 +221,9 @@ class TuneConfig:
         require(self.batch_size >= 2, "tune.batch_size", "at least 2", self.batch_size)
         require(self.distillation_weight >= 0, "tune.distillation_weight", "0 or more", self.distillation_weight)
         require(0 <= self.ema_decay <= 1, "tune.ema_decay", "in [0, 1]", self.ema_decay)
+        of_use = self.teacher == "ema" or (self.distillation_weight > 0 and self.image.mode != "locked")
+        why = "left alone where there is nothing to hold back (tune.image.mode 'locked' or distillation_weight 0)"
+        require(of_use, "tune.teacher", why, self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ class TuneBatch:
     """[b] int64; equal for equal images."""
     text_ids: Tensor
     """[b] int64; equal for equal captions."""
+    teacher_embeds: Tensor | None = None
+    """[b, d] float32, L2-normalised: the original image tower's embedding of each plain picture, where it is cached."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,20 +140,30 @@ class TuneBatches:
         preprocess: the image tower's.
         config: caption columns, augmentation, batch size.
         seed: of order, caption choice and augmentation.
+        teacher: the original image tower's embedding of each plain picture by the sample's key, for the batches
+            of the teacher ``cached``.
 
     Raises:
-        ProclipError: a caption is missing from the data or from the store.
+        ProclipError: a caption is missing from the data or from the store, or a picture from `teacher`.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], llm: EmbeddingStore, preprocess: ImagePreprocess, config: TuneConfig, seed: int
+        self,
+        samples: Sequence[Sample],
+        llm: EmbeddingStore,
+        preprocess: ImagePreprocess,
+        config: TuneConfig,
+        seed: int,
+        teacher: EmbeddingStore | None = None,
     ) -> None:
         check_captions(samples, config.captions)
         self._keys = [caption_key(s.key, column) for s in samples for column in config.captions]
         missing = next((key for key in self._keys if key not in llm), None)
         if missing is not None:
             llm.rows([missing])  # raises, naming the key and the store
-        self.llm = llm
+        if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
+            teacher.rows([absent])  # raises, naming the key and the store
+        self.llm, self.teacher = llm, teacher
         self._images = _Images(config.captions, preprocess, config.augment, seed)
         self._order = _Order(samples, config.batch_size, seed, "images")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
@@ -170,11 +180,13 @@ class TuneBatches:
             columns = [self._images.column(s, epoch) for s in samples]
             llm_embeds = self.llm.rows([caption_key(s.key, c) for s, c in zip(samples, columns, strict=True)])
             texts = [caption_of(s, c) for s, c in zip(samples, columns, strict=True)]
+            keys = [s.key for s in samples]
             return lambda: TuneBatch(
                 pixel_values=torch.stack([p.result() for p in pixels]),
                 llm_embeds=llm_embeds,
-                image_ids=_ids([s.key for s in samples]),
+                image_ids=_ids(keys),
                 text_ids=_ids(texts),
+                teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
             )
 
         return _ahead(self._order.batches(epoch, start), make)

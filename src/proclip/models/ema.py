@@ -10,8 +10,9 @@ from torch import nn
 def update_ema(student: nn.Module, teacher: nn.Module, decay: float) -> None:
     """Move the teacher towards the student: ``teacher <- decay * teacher + (1 - decay) * student``.
 
-    Parameters are averaged, buffers copied. After n steps from teacher_0 with a fixed student the teacher is
-    ``decay^n teacher_0 + (1 - decay^n) student``. Paper: the EMA teacher of stage 2, a = 0.999.
+    Parameters are averaged, buffers copied; what the student does not train is left alone. After n steps from
+    teacher_0 with a fixed student the teacher is ``decay^n teacher_0 + (1 - decay^n) student``. Paper: the EMA teacher
+    of stage 2, a = 0.999.
 
     Args:
         student: the tower being trained.
@@ -24,7 +25,7 @@ def update_ema(student: nn.Module, teacher: nn.Module, decay: float) -> None:
     student_parameters, teacher_parameters = dict(student.named_parameters()), dict(teacher.named_parameters())
     if student_parameters.keys() != teacher_parameters.keys():
         raise ValueError("student and teacher have different parameters")
-    names = list(teacher_parameters)
+    names = [name for name, parameter in student_parameters.items() if parameter.requires_grad]
     torch._foreach_lerp_(
         [teacher_parameters[n].data for n in names], [student_parameters[n].data for n in names], 1.0 - decay
     )

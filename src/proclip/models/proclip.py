@@ -34,11 +34,13 @@ class ProCLIP(nn.Module):
     Args:
         image_tower: [b, 3, s, s] -> image features [b, d].
         adapter: LLM embeddings [b, h] -> text features [b, d].
-        logit_scale: log of the inverse temperature, in [0, ln 100].
+        logit_scale: log of the inverse temperature, in [0, ln 100]; without limit where there is a bias.
         preprocess: of the image tower.
         embedder: the LLM-based embedder, or how to load it.
         embedder_identity: what the embedder with which the adapter was trained said of itself; another one is refused.
         clip_name: the checkpoint that the image tower comes from.
+        logit_bias: of SigLIP's sigmoid loss, where stage 2 trains with it; the probability that a picture and a text
+            belong together is then ``sigmoid(exp(logit_scale) similarity + logit_bias)``.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ProCLIP(nn.Module):
         embedder: EmbedderConfig | TextEmbedder,
         embedder_identity: Mapping[str, Any] | None = None,
         clip_name: str | None = None,
+        logit_bias: float | None = None,
     ) -> None:
         super().__init__()
         if image_tower.embed_dim != adapter.embed_dim:
@@ -57,7 +60,9 @@ class ProCLIP(nn.Module):
                 f"the adapter gives vectors of width {adapter.embed_dim}, the image tower of {image_tower.embed_dim}"
             )
         self.image_tower, self.adapter, self.preprocess = image_tower, adapter, preprocess
-        self.logit_scale = nn.Parameter(torch.tensor(min(logit_scale, MAX_LOGIT_SCALE)))
+        largest = MAX_LOGIT_SCALE if logit_bias is None else math.inf
+        self.logit_scale = nn.Parameter(torch.tensor(min(logit_scale, largest)))
+        self.logit_bias = nn.Parameter(torch.tensor(logit_bias)) if logit_bias is not None else None
         self._embedder = None if isinstance(embedder, EmbedderConfig) else embedder
         self.embedder_config = embedder if isinstance(embedder, EmbedderConfig) else None
         self.embedder_identity = dict(embedder_identity) if embedder_identity is not None else None
@@ -195,6 +200,10 @@ class ProCLIP(nn.Module):
         if config["format_version"] != FORMAT_VERSION:
             raise ProclipError(f"{path}: format_version {config['format_version']}, this code reads {FORMAT_VERSION}")
         embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
+        try:
+            tensors = load_file(weights)
+        except (FileNotFoundError, SafetensorError) as error:
+            raise ProclipError(f"{weights} cannot be read: {error}") from None
         model = cls(
             build_image_tower(config["image_tower"]["family"], config["image_tower"]["config"], embed_dim),
             Adapter(llm_dim, embed_dim, from_dict(AdapterConfig, config["adapter"], where="adapter")),
@@ -203,11 +212,8 @@ class ProCLIP(nn.Module):
             from_dict(EmbedderConfig, config["embedder"], where="embedder"),
             config["embedder_identity"],
             config["clip"],
+            0.0 if "logit_bias" in tensors else None,
         )
-        try:
-            tensors = load_file(weights)
-        except (FileNotFoundError, SafetensorError) as error:
-            raise ProclipError(f"{weights} cannot be read: {error}") from None
         load_weights(model, tensors, str(weights))
         return model.to(device).eval()
 

@@ -39,6 +39,19 @@ class ImageTower(nn.Module, ABC):
         """Its transformer blocks, first to last."""
 
     @property
+    def head(self) -> list[nn.Parameter]:
+        """What follows the blocks (final norm, pooling, projection), trained with the last of them.
+
+        Here: the parameters that are registered after the blocks' own, and one called ``proj``, which open_clip and
+        OpenAI's code register first. A tower of another order overrides this.
+        """
+        of_blocks = {id(p) for p in self.blocks.parameters()}
+        named = list(self.named_parameters())
+        last = max((place for place, (_, p) in enumerate(named) if id(p) in of_blocks), default=-1)
+        after = [p for _, p in named[last + 1 :]]
+        return after + [p for name, p in named[: last + 1] if name.split(".")[-1] == "proj" and id(p) not in of_blocks]
+
+    @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Its architecture as JSON values, from which `from_config` builds the same again."""

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..config import Recipe
 from ..data.dataset import ImageCaptions, check_images
-from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
+from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
 from ..files import write_json
@@ -28,8 +28,9 @@ from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer
-from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistillation
+from ..train.stages import ContrastivePretraining, TextDistillation
 from .recipes import open_run, pick_device
+from .tuning import first_bias, open_tuning, trained_parameters
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -135,7 +136,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     seed_all(recipe.seed)
     model = ProCLIP(
         clip.image_tower, Adapter(llm.dim, clip.dim, recipe.adapter), clip.logit_scale, clip.preprocess,
-        recipe.embedder, llm.identity, clip_name=recipe.clip,
+        recipe.embedder, llm.identity, recipe.clip, first_bias(recipe.tune, clip) if recipe.tune else None,
     ).to(device)  # fmt: skip
     if recipe.init:
         _start_from(model.adapter, recipe.init)
@@ -146,11 +147,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         distillation = TextDistillation(model.adapter, recipe.distill)
         build_optimizer(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
-        samples = data.select(recipe.tune.split)
-        check_images(samples)
-        pairs = TuneBatches(samples, llm, clip.preprocess, recipe.tune, recipe.seed)
-        tuning = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, recipe.tune)
-        build_optimizer(tuning.groups(), recipe.tune.optim)
+        samples, store = data.select(recipe.tune.split), Path(recipe.data.store)
+        pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
         model.adapter.fit_input_norm(first.training_llm_embeds())
@@ -158,8 +156,10 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
             log=recipe.log, run_dir=folder, logger=logger)  # fmt: skip
     if recipe.tune and pairs:
+        Console(stderr=True).print(trained_parameters(tuning, model), highlight=False, soft_wrap=True)
         fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
             run_dir=folder, logger=logger)  # fmt: skip
+        tuning.finish()
     figures = (
         f"Trained by recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` beside the model's folder repeats it."
     )

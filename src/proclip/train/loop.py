@@ -145,7 +145,9 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return batch
     tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **{n: t.to(device, non_blocking=True) for n, t in tensors.items()})
+    return dataclasses.replace(
+        batch, **{n: t.to(device, non_blocking=True) for n, t in tensors.items() if t is not None}
+    )
 
 
 def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch.amp.GradScaler) -> dict[str, float]:

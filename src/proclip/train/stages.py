@@ -7,7 +7,6 @@ the same loss and the same gradients.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
 from ..data.batches import DistillBatch, PretrainBatch, TuneBatch
 from ..distributed import gather
-from ..losses import DistillationTerms, contrastive_loss, distillation_loss
-from ..models.ema import update_ema
+from ..errors import ProclipError
+from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
+from ..models.image_tuning import ImageTuner
 from ..models.proclip import MAX_LOGIT_SCALE
 
 Groups = dict[str, list[tuple[str, nn.Parameter]]]
@@ -83,69 +83,105 @@ class ImageTextTuning(Stage):
     holds the image embeddings near those that an EMA teacher, a slow copy of the image tower, gives for the same
     pixels (Eq. 5). With lambda 0, or the image tower locked (LiT), there is no teacher.
 
+    Ours, not the paper's, in the config: L_info as SigLIP's sigmoid loss; which part of the image tower is trained
+    (``image``, see `ImageTuner`); and a teacher that stands still, ``frozen``, or whose embeddings of the plain
+    pictures come with the batch, ``cached``, a target that does not follow the augmentation.
+
     Args:
-        image_tower: pixel_values [b, 3, s, s] -> image features [b, d].
+        image_tower: pixel_values [b, 3, s, s] -> image features [b, d]; made ready for training in place.
         adapter: llm_embeds [b, h] -> text features [b, d].
-        logit_scale: log of the inverse temperature, kept in [0, ln 100].
+        logit_scale: log of the inverse temperature; kept in [0, ln 100] under InfoNCE, CLIP's rule. The sigmoid loss
+            learns it together with the bias, without limits, as SigLIP's does (whose models end near ln 115).
         config: of stage 2.
+        logit_bias: of the sigmoid loss, and for it alone: a constant on all logits cancels in a softmax.
+
+    Raises:
+        ProclipError: the sigmoid loss without a bias or InfoNCE with one, or what `ImageTuner` refuses.
     """
 
     def __init__(
-        self, image_tower: nn.Module, adapter: nn.Module, logit_scale: nn.Parameter, config: TuneConfig
+        self,
+        image_tower: nn.Module,
+        adapter: nn.Module,
+        logit_scale: nn.Parameter,
+        config: TuneConfig,
+        logit_bias: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
+        if (logit_bias is not None) != (config.contrastive == "sigmoid"):
+            raise ProclipError(
+                f"tune.contrastive is {config.contrastive!r}: the sigmoid loss, and it alone, has a bias"
+            )
         self.image_tower, self.adapter, self.logit_scale, self.config = image_tower, adapter, logit_scale, config
-        self.teacher: nn.Module | None = None
-        if config.distillation_weight > 0 and not config.lock_image:
-            self.teacher = copy.deepcopy(image_tower).requires_grad_(False).eval()
+        self.logit_bias = logit_bias
+        self.locked = config.image.mode == "locked"
+        self.regularised = config.distillation_weight > 0 and not self.locked
+        online = config.teacher if self.regularised and config.teacher != "cached" else None
+        self._tuner = ImageTuner(image_tower, config.image, online)
+        self.teacher = self._tuner.teacher
 
     def train(self, mode: bool = True) -> ImageTextTuning:
         """Training mode of what is trained; the teacher and a locked image tower stay in evaluation mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
-        if self.config.lock_image:
+        if self.locked:
             self.image_tower.eval()
         return self
 
     def groups(self) -> Groups:
-        """The adapter, the temperature and, unless it is locked, the image tower."""
+        """The adapter, what is trained of the image tower, and the temperature with the sigmoid loss's bias."""
         groups: Groups = {"adapter": _trainable("adapter", self.adapter)}
-        if not self.config.lock_image:
+        if not self.locked:
             groups["image_tower"] = _trainable("image_tower", self.image_tower)
-        return {**groups, "logit_scale": [("logit_scale", self.logit_scale)]}
+        scalars = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
+        return {**groups, "logit_scale": [(name, p) for name, p in scalars.items() if p is not None]}
 
     def loss(self, batch: TuneBatch) -> dict[str, Tensor]:
         """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
         with _autocast(self.config.optim, batch.pixel_values):
-            with torch.set_grad_enabled(not self.config.lock_image):
+            with torch.set_grad_enabled(not self.locked):
                 image_features = self.image_tower(batch.pixel_values)
             text_features = self.adapter(batch.llm_embeds)
         image_embeds, text_embeds = gather(_normalize(image_features)), gather(_normalize(text_features))  # [n, d]
         ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
-        info = contrastive_loss(
-            image_embeds, text_embeds, self.logit_scale, **(ids if self.config.mask_duplicates else {})
-        )
-        logged = {"contrastive": info, "logit_scale": self.logit_scale}
-        if self.teacher is None:
+        masked = ids if self.config.mask_duplicates else {}
+        logged: dict[str, Tensor] = {"logit_scale": self.logit_scale}
+        if self.logit_bias is None:
+            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, **masked)
+        else:
+            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, **masked)
+            logged["logit_bias"] = self.logit_bias
+        logged = {"contrastive": info, **logged}
+        if not self.regularised:
             return {"loss": info, **logged}
-        reg = _distillation(image_embeds, self._teacher_embeds(batch.pixel_values), self.config.loss)
+        reg = _distillation(image_embeds, self._teacher_embeds(batch), self.config.loss)
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
 
     @torch.no_grad()
-    def _teacher_embeds(self, pixel_values: Tensor) -> Tensor:
-        """v*, [n, d]: the EMA teacher on the very pixels that the student saw."""
-        assert self.teacher is not None
-        with _autocast(self.config.optim, pixel_values):
-            image_features = self.teacher(pixel_values)
+    def _teacher_embeds(self, batch: TuneBatch) -> Tensor:
+        """v*, [n, d]: the teacher on the very pixels that the student saw, or what was cached of the plain pictures."""
+        if self.teacher is None:
+            if batch.teacher_embeds is None:
+                raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
+            return gather(batch.teacher_embeds)
+        with _autocast(self.config.optim, batch.pixel_values):
+            image_features = self.teacher(batch.pixel_values)
         return gather(_normalize(image_features))
 
     def after_step(self) -> None:
-        """Clamp the temperature; ``teacher <- a teacher + (1 - a) student``."""
-        _clamp(self.logit_scale)
-        if self.teacher is not None:
-            update_ema(self.image_tower, self.teacher, self.config.ema_decay)
+        """Clamp InfoNCE's temperature; ``teacher <- a teacher + (1 - a) student`` where it is an EMA."""
+        self._tuner.check_gradients()
+        if self.logit_bias is None:
+            _clamp(self.logit_scale)
+        if self.teacher is not None and self.config.teacher == "ema":
+            self._tuner.update_teacher(self.config.ema_decay)
+
+    def finish(self) -> None:
+        """When all is trained: LoRA's changes become plain weights of the image tower, in place; the teacher goes."""
+        self.teacher = None
+        self._tuner.merge()
 
 
 @final

@@ -1,0 +1,128 @@
+"""Stage 2 of a recipe, made ready: its batches, its stage, and what a cached teacher says of the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from ..config import TuneConfig
+from ..data.dataset import Sample, check_images
+from ..data.loaders import DECODE_THREADS, TuneBatches
+from ..data.store import EmbeddingStore, StoreWriter, text_digest
+from ..errors import ProclipError
+from ..models.clip import Clip
+from ..models.preprocess import ImagePreprocess, read_image
+from ..models.proclip import ProCLIP
+from ..train.optim import build_optimizer
+from ..train.stages import ImageTextTuning
+
+BATCH = 128
+"""Pictures that the original tower embeds at a time."""
+SIGLIP_BIAS = -10.0
+"""Where SigLIP starts its bias (arXiv 2303.15343, section 3.2)."""
+
+
+def first_bias(config: TuneConfig, clip: Clip) -> float | None:
+    """Where stage 2's logit_bias starts: the checkpoint's, else SigLIP's; None under InfoNCE.
+
+    InfoNCE leaves a checkpoint's bias out: a constant on all logits cancels in its softmax, so it would get no
+    gradient and mean nothing.
+    """
+    if config.contrastive == "infonce":
+        return None
+    return clip.logit_bias if clip.logit_bias is not None else SIGLIP_BIAS
+
+
+def open_tuning(
+    config: TuneConfig,
+    samples: Sequence[Sample],
+    model: ProCLIP,
+    clip: Clip,
+    llm: EmbeddingStore,
+    store: Path,
+    seed: int,
+) -> tuple[TuneBatches, ImageTextTuning]:
+    """Everything that stage 2 needs, checked.
+
+    Args:
+        config: of stage 2.
+        samples: of its split.
+        model: what it trains; its image tower is still the original.
+        clip: the checkpoint that the tower comes from.
+        llm: the LLM's embeddings.
+        store: folder of the embedding stores; ``image_teacher`` below it is the cached teacher's.
+        seed: of the batches.
+
+    Raises:
+        ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
+    """
+    check_images(samples)
+    teacher = None
+    if config.teacher == "cached":
+        teacher = cached_teacher(samples, model, clip, store / "image_teacher")
+    batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher)
+    stage = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, config, model.logit_bias)
+    build_optimizer(stage.groups(), config.optim)
+    return batches, stage
+
+
+def trained_parameters(stage: ImageTextTuning, model: ProCLIP) -> str:
+    """How many numbers stage 2 trains, by group, and how many the model has; LoRA's own count in both."""
+    counts = {name: sum(p.numel() for _, p in parameters) for name, parameters in stage.groups().items()}
+    total = sum(p.numel() for p in model.parameters())
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"tune: {sum(counts.values()):,} of {total:,} parameters are trained ({listed})"
+
+
+def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder: Path) -> EmbeddingStore:
+    """The original image tower's embedding of every plain picture, by the sample's key; what is there is kept.
+
+    No augmentation: a student that sees a crop is held to the embedding of the whole picture.
+
+    Raises:
+        ProclipError: the store is of another CLIP, or a picture has changed since.
+    """
+    identity = image_identity(clip)
+    tower, device = model.image_tower.eval(), model.device
+    with StoreWriter(folder, identity, clip.dim) as writer, ThreadPoolExecutor(DECODE_THREADS) as pool:
+        missing = [s for s in samples if not _is_done(s, writer)]
+        for start in range(0, len(missing), BATCH):
+            chunk = missing[start : start + BATCH]
+            pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
+            with torch.inference_mode():
+                embeds = F.normalize(tower(pixels.to(device)).float(), dim=-1)
+            writer.add([s.key for s in chunk], embeds, texts=[_version(s) for s in chunk])
+    if missing:
+        line = f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures"
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+    return EmbeddingStore.open(folder, expect=identity)
+
+
+def image_identity(clip: Clip) -> dict[str, Any]:
+    """What the store of a cached teacher records: whose embeddings, of pictures prepared how."""
+    return {**clip.identity, "kind": "clip-image-tower", "preprocess": clip.preprocess.to_config()}
+
+
+def _is_done(sample: Sample, writer: StoreWriter) -> bool:
+    if sample.key not in writer.done_keys:
+        return False
+    if writer.done_keys[sample.key] != text_digest(_version(sample)):
+        raise ProclipError(f"{sample.path} has changed since its embedding was cached: delete {writer.folder}")
+    return True
+
+
+def _version(sample: Sample) -> str:
+    """Changes when the picture's file does."""
+    status = sample.path.stat()
+    return f"{status.st_size} bytes, {status.st_mtime_ns}"
+
+
+def _pixels(sample: Sample, preprocess: ImagePreprocess) -> Tensor:
+    return preprocess(read_image(sample.path))
