@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .embedder import EmbedderConfig
 from .reading import config_hash, dump, from_dict, load_recipe, to_dict
 from .schema import (
     AdapterConfig,
@@ -9,7 +10,6 @@ from .schema import (
     DataConfig,
     DistillConfig,
     DistillLossConfig,
-    EmbedderConfig,
     LogConfig,
     OptimConfig,
     PretrainConfig,

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import ProclipError
-from .schema import Recipe, require
+from .ranges import require
+from .schema import Recipe
 
 T = TypeVar("T")
 
