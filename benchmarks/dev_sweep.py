@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 
 from proclip.config import config_hash
-from proclip.evaluate.suite import evaluated_texts
-from proclip.evaluate.tasks import load_tasks
 from proclip.models.embedder import LazyEmbedder
 from proclip.runs.ablate import COLUMNS, cell
 from proclip.runs.embed import embed_recipes
@@ -42,7 +40,7 @@ def main() -> None:
             recipe = find_recipe(arguments.recipe, [f"seed={seed}", *filter(None, row.split(";"))])
             embed_recipes([recipe])
             world = World(Path(recipe.data.dataset), Path(recipe.data.store), "dev", recipe.clip)
-            world.texts(LazyEmbedder(recipe.embedder)).encode(evaluated_texts(load_tasks(world.tasks, TASKS)))
+            world.embed_tasks(LazyEmbedder(recipe.embedder), TASKS)
             run = arguments.runs / config_hash(recipe)
             train_recipe(recipe, run)
             per_seed.append(world.evaluate(run, TASKS))

@@ -103,7 +103,7 @@ class TextCache:
     The embedder is asked only for texts that are missing. Several processes may share the folder.
 
     Args:
-        path: folder of the store, for one embedder; float32, so that a figure does not depend on the cache.
+        path: folder of the store, for one embedder and prompt; float32, so that a figure does not depend on the cache.
         embedder: encodes what is missing; a `LazyEmbedder` is loaded only then.
 
     Raises:

@@ -10,8 +10,9 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrai
 
 from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
-from proclip.models import embedder as embedder_module
-from proclip.models.embedder import CausalLMEmbedder, embedder_identity, identity_difference, load_embedder
+from proclip.models import causal_lm
+from proclip.models.causal_lm import CausalLMEmbedder
+from proclip.models.embedder import embedder_identity, identity_difference, load_embedder
 
 TEXTS = ["red", "a small blue house", "two", "a house , a car and two small red boxes on white"]
 WORDS = sorted({word for text in [*TEXTS, "a red car beside tall tree A drawing"] for word in text.split()})
@@ -123,14 +124,14 @@ def test_left_padding_counts_positions_from_the_first_token(tmp_path: Path) -> N
 def test_a_model_that_ignores_the_padding_mask_is_refused(config: EmbedderConfig, monkeypatch, side) -> None:
     embedder = load_embedder(replace(config, pooling="mean", padding_side=side))
     # Mean over the padding too: right shape, healthy-looking, useless.
-    monkeypatch.setitem(embedder_module.POOLING, "mean", lambda hidden, mask: hidden.float().mean(1))
+    monkeypatch.setitem(causal_lm.POOLING, "mean", lambda hidden, mask: hidden.float().mean(1))
     with pytest.raises(ProclipError, match=r"embedder\.padding_side"):
         embedder.encode(TEXTS)
 
 
 def test_last_token_of_the_wrong_side_is_refused(config: EmbedderConfig, monkeypatch) -> None:
     embedder = load_embedder(replace(config, pooling="last_token"))
-    monkeypatch.setitem(embedder_module.POOLING, "last_token", lambda hidden, mask: hidden[:, -1].float())
+    monkeypatch.setitem(causal_lm.POOLING, "last_token", lambda hidden, mask: hidden[:, -1].float())
     with pytest.raises(ProclipError, match=r"embedder\.pooling"):
         embedder.encode(TEXTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .embedder import EmbedderConfig
 from .image_tuning import ImageTuningConfig
 from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, to_dict
 from .schema import (
@@ -10,7 +11,6 @@ from .schema import (
     DataConfig,
     DistillConfig,
     DistillLossConfig,
-    EmbedderConfig,
     LogConfig,
     OptimConfig,
     PretrainConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from .checks import require
+from .ranges import require
 
 OF_MODE = {"blocks": "last_blocks", "rank": "lora", "alpha": "lora", "dropout": "lora", "targets": "lora"}
 """Fields that one mode alone reads."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import ProclipError
-from .checks import require
+from .ranges import require
 from .schema import Recipe
 
 T = TypeVar("T")

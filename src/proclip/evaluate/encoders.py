@@ -22,6 +22,8 @@ class Encoders:
     """Image keys to image_embeds, [n, d], L2-normalised."""
     encode_text: Encode
     """Texts to text_embeds, [n, d], L2-normalised."""
+    encode_class: Encode | None = None
+    """The same for class names in their templates, where the model has another prompt for them."""
     image_features: Encode
     """Image keys to image features, [n, f], not normalised: what the linear probe and CKA see."""
 

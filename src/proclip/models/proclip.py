@@ -134,16 +134,19 @@ class ProCLIP(nn.Module):
         return image_embeds @ text_embeds.T
 
     def zero_shot_classifier(self, classnames: Sequence[str], templates: Sequence[str] = ("a photo of {}",)) -> Tensor:
-        """One column a class: the mean of its prompts' text embeds, L2-normalised again.
+        """One column a class: the mean of its prompts' text embeds, with the embedder's prompt for class names.
 
         Args:
             classnames: c names.
             templates: prompt templates with ``{}`` for the name.
 
         Returns:
-            [d, c]; ``image_embeds @ classifier`` is the score of each class.
+            [d, c], L2-normalised columns; ``image_embeds @ classifier`` is the score of each class.
         """
-        return build_zero_shot_classifier(self.encode_text, classnames, templates)
+        embedder = self.embedder.for_classes()
+        return build_zero_shot_classifier(
+            lambda texts: self.project_text(embedder.encode(texts).embeds), classnames, templates
+        )
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and the model card.

@@ -17,6 +17,7 @@ from ..evaluate.retrieval import retrieval_recall
 from ..evaluate.tasks import RetrievalTask
 from ..files import write_json
 from ..models.clip import load_clip
+from ..models.hub import has_file
 from ..models.proclip import ProCLIP
 from .embed import embed_recipes
 from .evaluate import ImageFeatures, clip_encoders, proclip_encoders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..errors import ProclipError
 from ..models.clip import load_clip
 from ..models.embedder import LazyEmbedder, TextEmbedder
 from .recipes import pick_device
+
+_log = logging.getLogger(__name__)
 
 
 def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
@@ -38,6 +41,17 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
         for sample in data.select(recipe.distill.split):
             teacher.update({caption_key(sample.key, c): caption_of(sample, c) for c in sorted(columns)})
     return llm, teacher
+
+
+def warn_of_raw_states(recipe: Recipe) -> None:
+    """Say that the defaults of embedder and adapter do not go together: they are those of two kinds of embedder."""
+    raw = recipe.embedder.backend == "causal-lm" and recipe.embedder.layer == -1
+    if raw and recipe.adapter.input_norm == "l2":
+        _log.warning(
+            "recipe %r pools the last layer of a causal LM and L2-normalises it: a few dimensions of such states hide "
+            "the rest; set adapter.input_norm = 'standardize' and try a middle embedder.layer (docs/lab_log.md)",
+            recipe.name,
+        )
 
 
 def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None) -> None:
@@ -63,6 +77,8 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
         of_llm, of_teacher = needed_captions(recipe, data)
         llm.update(of_llm)
         teacher.update(of_teacher)
+    for recipe in recipes:
+        warn_of_raw_states(recipe)
     store = Path(first.data.store)
     device = pick_device()
     _add("LLM", store / "llm", embedder or LazyEmbedder(first.embedder, device), first.data.store_dtype, llm)

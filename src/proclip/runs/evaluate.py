@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ..config import Recipe, config_hash, load_recipe
 from ..data.dataset import ImageCaptions
-from ..embed import TextCache
+from ..embed import Progress, TextCache
 from ..errors import ProclipError
 from ..evaluate.encoders import Encoders
-from ..evaluate.suite import chance_levels, run_suite
+from ..evaluate.suite import chance_levels, evaluated_class_prompts, evaluated_texts, run_suite
+from ..evaluate.tasks import load_tasks
 from ..files import read_json, write_atomically, write_json
 from ..models.clip import Clip, checkpoint_folder, load_clip
 from ..models.embedder import TextEmbedder
@@ -84,10 +85,13 @@ def clip_encoders(clip: Clip, images: ImageFeatures) -> Encoders:
     return Encoders(encode_image=images.embeds, encode_text=ClipTexts(clip), image_features=images)
 
 
-def proclip_encoders(model: ProCLIP, images: ImageFeatures, texts: TextCache) -> Encoders:
-    """A model of ours under evaluation, its LLM embeddings from the cache."""
+def proclip_encoders(model: ProCLIP, images: ImageFeatures, texts: TextCache, classes: TextCache) -> Encoders:
+    """A model of ours under evaluation, its LLM embeddings from the caches of captions and of class prompts."""
     return Encoders(
-        encode_image=images.embeds, encode_text=lambda t: model.project_text(texts.encode(t)), image_features=images
+        encode_image=images.embeds,
+        encode_text=lambda t: model.project_text(texts.encode(t)),
+        encode_class=lambda t: model.project_text(classes.encode(t)),
+        image_features=images,
     )
 
 
@@ -119,8 +123,19 @@ class World:
         self._probed: dict[str, float] = {}  # of the original image tower, which several methods keep
 
     def texts(self, embedder: TextEmbedder) -> TextCache:
-        """The cache of an embedder's vectors for the tasks' texts; the LLM is loaded only when one is new."""
+        """The cache of an embedder's vectors for the tasks' captions; the LLM is loaded only when one is new."""
         return TextCache(self.store / "texts", embedder)
+
+    def class_prompts(self, embedder: TextEmbedder) -> TextCache:
+        """The cache for class names in their templates: that of the captions, unless they have another prompt."""
+        for_classes = embedder.for_classes()
+        return self.texts(embedder) if for_classes is embedder else TextCache(self.store / "class_texts", for_classes)
+
+    def embed_tasks(self, embedder: TextEmbedder, tasks: Sequence[str], progress: Progress | None = None) -> None:
+        """Fill both caches with all texts of some tasks."""
+        chosen = load_tasks(self.tasks, tasks)
+        self.texts(embedder).encode(evaluated_texts(chosen), progress)
+        self.class_prompts(embedder).encode(evaluated_class_prompts(chosen), progress)
 
     def encoders(self, model: str | Path) -> Encoders:
         """Load a model: a run folder, a proclip or CLIP model's folder, name or hub id, or ``mini-clip``."""
@@ -140,7 +155,7 @@ class World:
         images = self.reference
         if not same_weights(loaded.image_tower, self.clip.image_tower):
             images = ImageFeatures(self.data, loaded.image_tower, loaded.preprocess)
-        return proclip_encoders(loaded, images, self.texts(loaded.embedder))
+        return proclip_encoders(loaded, images, self.texts(loaded.embedder), self.class_prompts(loaded.embedder))
 
     def evaluate(self, model: str | Path, tasks: Sequence[str] | None = None) -> dict[str, float]:
         """Every task's figure, 0 to 1, under the keys of `run_suite`."""

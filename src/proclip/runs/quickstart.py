@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from rich.console import Console
 
 from ..config import Recipe, config_hash
 from ..errors import ProclipError
-from ..evaluate.suite import evaluated_texts
 from ..evaluate.tasks import load_tasks
 from ..files import write_json
 from ..models.embedder import LazyEmbedder
@@ -102,11 +101,11 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
         benchmark = build(folder)["benchmark"]
     world = World(folder, store, "test", first.clip)
     tasks = SHORT_TASKS if short else [name for name in load_tasks(world.tasks) if name not in LEFT_OUT]
-    with steps.step("embed", "embed" in steps.seconds and (store / "texts").is_dir()):
-        embedder = LazyEmbedder(first.embedder, pick_device())
+    done = "embed" in steps.seconds and (store / "texts").is_dir()
+    with steps.step("embed", done), closing(LazyEmbedder(first.embedder, pick_device())) as embedder:
         embed_recipes(list(recipes.values()), embedder)
         with progress("LLM") as report:
-            world.texts(embedder).encode(evaluated_texts(load_tasks(world.tasks, tasks)), report)
+            world.embed_tasks(embedder, tasks, report)
     recipes = share_stage1(recipes, out)
     for method, recipe in recipes.items():
         with steps.step(f"train {method}", (out / method / "model" / "config.json").is_file()):

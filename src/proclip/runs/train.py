@@ -129,7 +129,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     clip = load_clip(recipe.clip)
     llm = EmbeddingStore.open(Path(recipe.data.store) / "llm")
     wanted = settings_of(recipe.embedder)
-    if differ := identity_difference(wanted, {name: llm.identity.get(name) for name in wanted}):
+    if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
     if _check_inputs(folder, {"clip": clip.identity["sha256"], **llm.identity}):
         return

@@ -1,4 +1,4 @@
-"""The check that every field of the schema goes through."""
+"""The check that every config makes of its own fields."""
 
 from __future__ import annotations
 

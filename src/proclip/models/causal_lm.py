@@ -1,0 +1,171 @@
+"""Any decoder of transformers as an embedder, its states pooled by us."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from ..config import EmbedderConfig
+from ..errors import ProclipError
+from .batched_embedder import BatchedEmbedder, Prepared
+from .embedder_source import EmbedderSource
+from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
+from .llm2vec import attend_both_ways, chat_rows, check_frame
+from .pooling import last_token_pool, mean_pool
+from .token_rows import TokenRow, plain_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean_pool, "last_token": last_token_pool}
+
+
+def load_causal_lm(
+    config: EmbedderConfig, source: EmbedderSource, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model without its language-modelling head, adapters merged, and its tokenizer.
+
+    Raises:
+        ProclipError: a package that the files need is missing, or they do not load or lack weights.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    weights = weight_options(config, device)
+    if source.gguf_file is None:
+        weights["use_safetensors"] = True
+    else:
+        require_packages(["gguf", "accelerate"], "a GGUF file", "llm")
+        options["gguf_file"] = source.gguf_file
+        if hasattr(transformers, "GgufConfig"):
+            # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
+            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
+        model, found = transformers.AutoModel.from_pretrained(
+            source.folder, output_loading_info=True, **options, **weights
+        )
+    except LOADING_ERRORS as error:
+        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
+    if absent := sorted(found["missing_keys"]):
+        raise ProclipError(f"embedder.model {config.model!r} lacks {len(absent)} weights, such as {absent[0]}")
+    model.config.use_cache = False
+    model = model if "device_map" in weights else model.to(device)
+    return merge_adapters(model, source.adapters), tokenizer
+
+
+@final
+class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
+    """A decoder as an embedder: with its own special tokens and causal mask, or as LLM2Vec makes one of it.
+
+    The instruction is put before each text; backend ``causal-lm`` pools it too (but for `skip_tokens`), ``llm2vec``
+    does not.
+
+    Args:
+        model: the model without its language-modelling head; its blocks above the layer are dropped.
+        tokenizer: the model's.
+        config: backend, pooling, layer, padding side, prompts, length, precision.
+        identity: what a store records.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EmbedderConfig,
+        identity: dict[str, Any],
+    ) -> None:
+        super().__init__(config, identity, int(model.config.get_text_config().hidden_size), input_device(model))
+        self.model, self.tokenizer = model, tokenizer
+        self.padding_side = "left" if config.backend == "llm2vec" else config.padding_side
+        model.train(False)
+        self._states: list[Tensor] = []
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        if config.layer >= 0:
+            _stop_after(model, config.layer, self._states.append)
+        if config.backend == "llm2vec":
+            check_frame(tokenizer, config)
+            attend_both_ways(model, config)
+        self.read_prompt()
+
+    def read_prompt(self) -> None:
+        """Check that the instruction leaves room for a text.
+
+        Raises:
+            ProclipError: it does not.
+        """
+        instruction, limit = self.config.instruction, self.config.max_length
+        used = len(self.tokenizer(instruction)["input_ids"]) if instruction else 0
+        if used >= limit:
+            raise ProclipError(f"embedder.instruction has {used} tokens, embedder.max_length is {limit}")
+
+    def prepare(self, texts: Sequence[str]) -> Prepared[TokenRow]:
+        """Token ids of each text, cut to the longest length allowed."""
+        read = chat_rows if self.config.backend == "llm2vec" else plain_rows
+        found = read(texts, self.tokenizer, self.config)
+        return Prepared(found.rows, [len(row.ids) for row in found.rows], found.truncated)
+
+    def other_padding(self) -> CausalLMEmbedder:
+        """The same embedder with its batches padded on the other side."""
+        view = copy.copy(self)
+        view.padding_side = "left" if self.padding_side == "right" else "right"
+        return view
+
+    def _pad(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, [b, t] int64. The mask hides padding, so any token can stand there."""
+        longest = max(len(row.ids) for row in rows)
+        # eos where there is no pad token, and 0 where there is neither
+        fill = next((t for t in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if t is not None), 0)
+        input_ids = torch.full((len(rows), longest), fill)
+        mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+        for place, (ids, _) in enumerate(rows):
+            span = slice(longest - len(ids), None) if self.padding_side == "left" else slice(0, len(ids))
+            input_ids[place, span], mask[place, span] = torch.tensor(ids), 1
+        return input_ids, mask
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[TokenRow]) -> Tensor:
+        """One batch, padded, to vectors, [b, h]."""
+        input_ids, mask = (tensor.to(self.device) for tensor in self._pad(rows))
+        positions = {}
+        if self.padding_side == "left" and self._takes_positions:
+            # A text's first token has position 0 however much padding stands before it.
+            positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=mask, **positions).last_hidden_state
+        if self.config.layer >= 0:
+            hidden = self._states.pop()
+        mask = mask.to(hidden.device)
+        from_last = mask.flip(1).cumsum(1).flip(1)  # 1 at a text's last token, 2 before it
+        counts = torch.tensor([row.pooled for row in rows], device=hidden.device)
+        return POOLING[self.config.pooling](hidden, mask * (from_last <= counts[:, None]))
+
+
+def _stop_after(model: PreTrainedModel, layer: int, keep: Callable[[Tensor], None]) -> None:
+    """Drop the blocks above `layer` and hand the state there to `keep` at each pass, before the final norm."""
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    if layer > depth:
+        raise ProclipError(f"embedder.layer is {layer}, the model has {depth}: give 0 to {depth}, or -1 for the last")
+    stacks = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth
+    ]
+    if len(stacks) != 1:
+        raise ProclipError(f"embedder.layer: the blocks of a {type(model).__name__} cannot be told apart; use -1")
+    parent, name, blocks = stacks[0]
+    kept = list(blocks)[: max(layer, 1)]  # block 1 stays for layer 0: what goes into it is the token embeddings
+    setattr(parent, name, nn.ModuleList(kept))
+    if layer == 0:
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(args[0] if args else kwargs["hidden_states"])
+
+        kept[0].register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        kept[-1].register_forward_hook(lambda _, __, out: keep(out[0] if isinstance(out, tuple) else out))

@@ -1,0 +1,122 @@
+"""Embedding models that sentence-transformers loads: pooling, prompts, padding and length as each declares them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from ..config import EmbedderConfig
+from ..errors import ProclipError
+from .batched_embedder import BatchedEmbedder, Prepared
+from .embedder_source import EmbedderSource
+from .embedder_weights import LOADING_ERRORS, merge_adapters, require_packages, weight_options
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, device: str) -> SentenceTransformer:
+    """The model as it declares itself, adapters merged.
+
+    Raises:
+        ProclipError: the package is missing, the model needs code of its own that is not trusted, or its files do not
+            load.
+    """
+    require_packages(["sentence_transformers"], "embedder.backend 'sentence-transformers'", "llm")
+    from sentence_transformers import SentenceTransformer
+
+    if not config.trust_remote_code:
+        _refuse_code(config, source)
+    weights = {**weight_options(config, device), "use_safetensors": True}
+    try:
+        model = SentenceTransformer(
+            str(source.folder),
+            device=None if "device_map" in weights else device,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=True,
+            model_kwargs=weights,
+        )
+    except LOADING_ERRORS as error:
+        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
+    if source.adapters:
+        first: Any = model[0]
+        first.model = merge_adapters(first.model, source.adapters)
+    return model
+
+
+def _refuse_code(config: EmbedderConfig, source: EmbedderSource) -> None:
+    """Refuse a model that comes with code, before any library looks at it (old ones run code of a local folder)."""
+    from transformers import CONFIG_MAPPING
+
+    own = []
+    modules, settings = source.folder / "modules.json", source.folder / "config.json"
+    if modules.is_file():
+        kinds = [str(module["type"]) for module in json.loads(modules.read_text(encoding="utf-8"))]
+        own += [f"modules.json: {kind}" for kind in kinds if not kind.startswith("sentence_transformers.")]
+    if settings.is_file():
+        values = json.loads(settings.read_text(encoding="utf-8"))
+        if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
+            own.append(f"config.json: model_type {values.get('model_type')!r}")
+    if own:
+        raise ProclipError(
+            f"embedder.model {config.model!r} runs code that comes with it ({', '.join(own)}): read that code, then "
+            "set embedder.trust_remote_code = true and pin embedder.revision"
+        )
+
+
+@final
+class SentenceTransformersEmbedder(BatchedEmbedder[str]):
+    """An embedding model that sentence-transformers loads.
+
+    Args:
+        model: the loaded model.
+        config: prompts (the model's default one if the config names none), length, precision.
+        identity: what a store records.
+    """
+
+    def __init__(self, model: SentenceTransformer, config: EmbedderConfig, identity: dict[str, Any]) -> None:
+        super().__init__(config, identity, int(model.get_embedding_dimension() or 0), model.device)
+        self.model = model
+        own = model.max_seq_length
+        self.max_length = min(config.max_length, own) if own else config.max_length
+        model.max_seq_length = self.max_length
+        self.read_prompt()
+
+    def read_prompt(self) -> None:
+        """Take the prompt that the config gives or names, else the model's default one.
+
+        Raises:
+            ProclipError: the model has no prompt of that name; the message lists those it has.
+        """
+        declared, name = self.model.prompts or {}, self.config.prompt_name
+        if name is not None and name not in declared:
+            names = ", ".join(sorted(declared)) or "none"
+            raise ProclipError(f"embedder.prompt_name: {self.config.model!r} has no prompt {name!r}; it has: {names}")
+        default = name if name is not None else self.model.default_prompt_name
+        self.prompt: str = self.config.instruction or declared.get(default or "") or ""
+
+    def prepare(self, texts: Sequence[str]) -> Prepared[str]:
+        """The texts themselves; the library puts the prompt before them and cuts them."""
+        prompted = [self.prompt + text for text in texts]
+        ids = self.model.tokenizer(prompted, truncation=False, verbose=False)["input_ids"]
+        lengths = [min(len(row), self.max_length) for row in ids]
+        return Prepared(list(texts), lengths, sum(len(row) > self.max_length for row in ids))
+
+    def other_padding(self) -> None:
+        """None: the padding side is the model's to declare."""
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[str]) -> Tensor:
+        """One batch, padded, to vectors, [b, h]."""
+        embeds: Tensor = self.model.encode(
+            list(rows),
+            prompt=self.prompt,
+            batch_size=len(rows),
+            show_progress_bar=False,
+            convert_to_tensor=True,
+        )
+        return embeds
