@@ -55,8 +55,13 @@ class Clip:
         return Encoded(embeds, truncated)
 
 
-def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+def checkpoint_folder(name: str, revision: str | None = None, allow_patterns: Sequence[str] = CHECKPOINT_FILES) -> Path:
     """The folder of a checkpoint: itself, the one that ships as ``mini-clip``, or the hub's, downloaded.
+
+    Args:
+        name: folder, hub id, or ``mini-clip``.
+        revision: of the hub's repository.
+        allow_patterns: files that are downloaded.
 
     Raises:
         ProclipError: it is neither a folder nor reachable on the hub.
@@ -69,7 +74,7 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=CHECKPOINT_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(allow_patterns)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ProclipError(f"{name!r} is neither a folder nor a checkpoint that the hub gives: {reason}") from None
