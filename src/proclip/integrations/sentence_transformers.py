@@ -33,12 +33,12 @@ INPUTS = "a text, a Pillow image, the path of an image, or a dict with 'text' an
 
 
 @final
-class ProCLIPModule(InputModule):  # type: ignore[misc]
+class ProCLIPModule(InputModule):
     """The one module of such a ``SentenceTransformer``; its output is L2-normalised.
 
     Inputs are texts, Pillow images, paths of image files, uint8 arrays, and dicts ``{"text": ..., "image": ...}`` of
-    one or both, in any mixture; the embedding of both is the normalised sum of the two embeddings. A chat message counts
-    as the texts and images in its content.
+    one or both, in any mixture; the embedding of both is the normalised sum of the two embeddings. A chat message
+    counts as the texts and images in its content.
 
     Args:
         model: image tower, adapter and embedder; the LLM is loaded when a text is first encoded.
@@ -47,7 +47,7 @@ class ProCLIPModule(InputModule):  # type: ignore[misc]
     save_in_root = True
 
     def __init__(self, model: ProCLIP) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
 
     @property
@@ -152,6 +152,7 @@ class ProCLIPModule(InputModule):  # type: ignore[misc]
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> ProCLIPModule:
         """Load from a folder or the hub, as ``SentenceTransformer(...)`` asks.
@@ -197,7 +198,7 @@ def load_sentence_transformer(
         similarity_fn_name=settings.get("similarity_fn_name", "cosine"),
         truncate_dim=settings.get("truncate_dim"),
     )
-    loaded._model_card_text = card  # what its own loading sets, so that saving keeps the card
+    vars(loaded)["_model_card_text"] = card  # what its own loading sets, so that saving keeps the card
     return loaded
 
 
