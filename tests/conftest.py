@@ -15,8 +15,12 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaModel
 
-from proclip.config import PretrainConfig
+from proclip.config import AdapterConfig, EmbedderConfig, PretrainConfig
+from proclip.models.adapter import Adapter
+from proclip.models.clip import load_clip
 from proclip.models.clip_pretraining import new_clip, save_clip, train_tokenizer
+from proclip.models.embedder import embedder_identity
+from proclip.models.proclip import ProCLIP
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 SHAPES = ("square", "bar", "column")
@@ -115,4 +119,22 @@ def tiny_llm_path(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path) ->
         )  # fmt: skip
         LlamaModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_proclip_path(tmp_path_factory: pytest.TempPathFactory, tiny_clip_path: Path, tiny_llm_path: Path) -> Path:
+    """A ProCLIP folder of the tiny CLIP and LLM, its adapter and image tower moved away from their start."""
+    folder = tmp_path_factory.mktemp("tiny_proclip") / "model"
+    clip = load_clip(str(tiny_clip_path))
+    config = EmbedderConfig(model=str(tiny_llm_path), dtype="float32", layer=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        adapter = Adapter(16, clip.dim, AdapterConfig(num_blocks=1))
+        with torch.no_grad():
+            for parameter in clip.image_tower.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    identity = embedder_identity(config)
+    model = ProCLIP(clip.image_tower, adapter, 2.0, clip.preprocess, config, identity, str(tiny_clip_path))
+    model.save_pretrained(folder)
     return folder

@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "models": 1,
     "data": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
+    "integrations": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ def test_import_is_light() -> None:
 def test_public_api() -> None:
     assert proclip.__all__ == [
         "Adapter", "Clip", "EmbeddingStore", "ImageCaptions", "ProCLIP", "ProclipError", "Recipe", "TextEmbedder",
-        "load_clip", "load_embedder", "load_recipe", "__version__",
+        "load_clip", "load_embedder", "load_recipe", "register_auto", "__version__",
     ]  # fmt: skip
     for name in proclip.__all__:
         assert getattr(proclip, name) is not None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .data.dataset import ImageCaptions as ImageCaptions
     from .data.store import EmbeddingStore as EmbeddingStore
     from .errors import ProclipError as ProclipError
+    from .integrations.transformers import register_auto as register_auto
     from .models.adapter import Adapter as Adapter
     from .models.clip import Clip as Clip
     from .models.clip import load_clip as load_clip
@@ -36,6 +37,7 @@ _HOME = {
     "load_clip": "models.clip",
     "load_embedder": "models.embedder",
     "load_recipe": "config",
+    "register_auto": "integrations.transformers",
 }
 __all__ = [*sorted(_HOME), "__version__"]
 

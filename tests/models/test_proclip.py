@@ -63,6 +63,8 @@ def test_round_trip(model: ProCLIP, pictures: list[Path], tmp_path: Path, monkey
         "model.safetensors",
         "preprocessor_config.json",
         "README.md",
+        "modules.json",
+        "config_sentence_transformers.json",
     }
     assert "zero-shot 0.5" in (tmp_path / "README.md").read_text()
     monkeypatch.setattr(module, "LazyEmbedder", lambda config, device, expect: LetterEmbedder(expect=expect))

@@ -69,15 +69,20 @@ class Clip:
         return self
 
 
-def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+def checkpoint_folder(name: str, revision: str | None = None, allow_patterns: Sequence[str] = CHECKPOINT_FILES) -> Path:
     """The folder of a checkpoint: itself, the one that ships as ``mini-clip``, or the hub's, downloaded.
+
+    Args:
+        name: folder, hub id, or ``mini-clip``.
+        revision: of the hub's repository.
+        allow_patterns: files that are downloaded.
 
     Raises:
         ProclipError: it is neither a folder nor reachable on the hub.
     """
     if name == "mini-clip":
         return Path(str(files("proclip") / "assets" / "mini-clip"))
-    return hub_folder(name, revision, CHECKPOINT_FILES)
+    return hub_folder(name, revision, allow_patterns)
 
 
 def find_clip(name: str, revision: str | None = None) -> tuple[Path, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,22 @@ from torch import Tensor, nn
 
 from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
-from ..files import read_json, write_json
+from ..files import read_json, write_atomically, write_json
 from .adapter import Adapter
+from .card import model_card
 from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
 from .preprocess import ImagePreprocess, read_image
+from .saving import (
+    EMBEDDER_FOLDER,
+    commit_of,
+    copy_embedder,
+    is_inside,
+    pinned_embedder,
+    pinned_revision,
+    write_folder,
+    write_tensors,
+)
 from .towers import ImageTower, build_image_tower
 from .zero_shot import build_zero_shot_classifier
 
@@ -26,6 +38,16 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_SCALE = math.log(100)
 FORMAT_VERSION = 1
+FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md"]
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "proclip.integrations.sentence_transformers.ProCLIPModule"}]
+"""``modules.json``: the class that sentence-transformers makes of the folder."""
+SENTENCE_TRANSFORMERS = {
+    "model_type": "SentenceTransformer",
+    "prompts": {"query": "", "document": ""},
+    "default_prompt_name": None,
+    "similarity_fn_name": "cosine",
+}
+"""``config_sentence_transformers.json``. The embedder's own instruction stands before every text, whatever is here."""
 
 
 class ProCLIP(nn.Module):
@@ -41,6 +63,8 @@ class ProCLIP(nn.Module):
         clip_name: the checkpoint that the image tower comes from.
         logit_bias: of SigLIP's sigmoid loss, where stage 2 trains with it; the probability that a picture and a text
             belong together is then ``sigmoid(exp(logit_scale) similarity + logit_bias)``.
+        clip_revision: of that checkpoint on the hub.
+        provenance: how the model was made, JSON values, kept in ``config.json`` and told by the card.
     """
 
     def __init__(
@@ -53,6 +77,8 @@ class ProCLIP(nn.Module):
         embedder_identity: Mapping[str, Any] | None = None,
         clip_name: str | None = None,
         logit_bias: float | None = None,
+        clip_revision: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if image_tower.embed_dim != adapter.embed_dim:
@@ -66,7 +92,15 @@ class ProCLIP(nn.Module):
         self._embedder = None if isinstance(embedder, EmbedderConfig) else embedder
         self.embedder_config = embedder if isinstance(embedder, EmbedderConfig) else None
         self.embedder_identity = dict(embedder_identity) if embedder_identity is not None else None
-        self.clip_name = clip_name
+        self.clip_name, self.clip_revision = clip_name, clip_revision
+        self.provenance = dict(provenance) if provenance is not None else None
+        self.loaded_from: str | None = None
+        self._folder: Path | None = None
+        self._hub: tuple[str, str | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded LLM where it can be loaded again: a copy in another process loads its own."""
+        return {**self.__dict__, "_embedder": None if self.embedder_config is not None else self._embedder}
 
     @property
     def device(self) -> torch.device:
@@ -81,9 +115,37 @@ class ProCLIP(nn.Module):
             ProclipError: it is not the one with which the adapter was trained; the message names what differs.
         """
         if self._embedder is None:
-            assert self.embedder_config is not None
-            self._embedder = LazyEmbedder(self.embedder_config, str(self.device), self.embedder_identity)
+            self._embedder = LazyEmbedder(self._located_embedder(), str(self.device), self.embedder_identity)
         return self._embedder
+
+    def _located_embedder(self) -> EmbedderConfig:
+        """The embedder's config; a model that is the folder's own (``embedder/NAME``) by its full path."""
+        config = self.embedder_config
+        assert config is not None
+        if not is_inside(config.model) or self._folder is None:
+            return config
+        if self._hub is not None:  # only now: a user of images alone never downloads the LLM
+            checkpoint_folder(*self._hub, allow_patterns=[f"{EMBEDDER_FOLDER}/*"])
+        return dataclasses.replace(config, model=str(self._folder / config.model))
+
+    @property
+    def max_text_length(self) -> int | None:
+        """Tokens of the LLM after which a text is cut; None where the embedder was given as an object.
+
+        Setting it makes the model another one than it was trained as; the new length is saved with it.
+        """
+        return self.embedder_config.max_length if self.embedder_config is not None else None
+
+    @max_text_length.setter
+    def max_text_length(self, value: int) -> None:
+        if self.embedder_config is None:
+            raise ProclipError("a model made around an embedder object cuts texts where that object does")
+        if value == self.embedder_config.max_length:
+            return
+        self.embedder_config = dataclasses.replace(self.embedder_config, max_length=value)
+        if self.embedder_identity is not None:
+            self.embedder_identity["max_length"] = value
+        self._embedder = None
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[Image | str | Path], batch_size: int = 64) -> Tensor:
@@ -104,9 +166,13 @@ class ProCLIP(nn.Module):
         self.eval()
         chunks = []
         for start in range(0, len(images), batch_size):
-            pixels = torch.stack([self.preprocess(_open(image)) for image in images[start : start + batch_size]])
+            pixels = self.pixel_values(images[start : start + batch_size])
             chunks.append(F.normalize(self.image_tower(pixels.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(chunks) if chunks else torch.empty(0, self.adapter.embed_dim)
+
+    def pixel_values(self, images: Sequence[Image | str | Path]) -> Tensor:
+        """What the image tower takes of one batch: Pillow images or paths, preprocessed and stacked, on the CPU."""
+        return torch.stack([self.preprocess(_open(image)) for image in images])
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
@@ -148,37 +214,67 @@ class ProCLIP(nn.Module):
             lambda texts: self.project_text(embedder.encode(texts).embeds), classnames, templates
         )
 
-    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
-        """Write ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` and the model card.
+    def save_pretrained(self, folder: str | Path, card: str = "", *, include_embedder: bool | None = None) -> None:
+        """Write weights, config, model card, and what sentence-transformers needs to load the folder.
+
+        A new or empty folder is there whole or not at all; in one that holds files each is replaced whole, the weights
+        first and ``config.json`` last.
 
         Args:
             folder: made if needed.
-            card: text of the model card's figures, Markdown.
+            card: Markdown put at the end of the model card, as figures are.
+            include_embedder: copy the LLM's files into ``embedder/``, so that the folder needs nothing else; None keeps
+                it as the model was loaded: inside, or referred to by id and revision.
+
+        Raises:
+            ProclipError: the model was made around an embedder object, or the LLM to copy cannot be found or is not the
+                one that the adapter was trained with.
         """
-        from safetensors.torch import save_file
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        write_json(folder / "config.json", self._config())
+        def fill(draft: Path) -> None:
+            write_json(draft / "modules.json", MODULES)
+            write_json(draft / "config_sentence_transformers.json", SENTENCE_TRANSFORMERS)
+            self.write_files(draft, card, include_embedder)
+
+        write_folder(Path(folder), fill)
+
+    def write_files(self, folder: Path, card: str = "", include_embedder: bool | None = None) -> None:
+        """Write weights, config and card, as `save_pretrained` does, into a folder that exists."""
+        config = self.saved_config()
+        if include_embedder or (include_embedder is None and is_inside(config["embedder"]["model"])):
+            embedder, identity = copy_embedder(self._located_embedder(), self.embedder_identity, folder)
+            config |= {"embedder": to_dict(embedder), "embedder_identity": identity}
+        elif is_inside(config["embedder"]["model"]):
+            config["embedder"] = to_dict(self._located_embedder())
+        counts = {part: sum(p.numel() for p in getattr(self, part).parameters()) for part in ("image_tower", "adapter")}
+        write_tensors(folder / "model.safetensors", self.state_dict())
         write_json(folder / "preprocessor_config.json", self.preprocess.to_config())
-        (folder / "README.md").write_text(_model_card(self, card))
+        write_atomically(folder / "README.md", model_card(config, counts, card))
+        write_json(folder / "config.json", config)
 
-    def _config(self) -> dict[str, Any]:
+    def saved_config(self) -> dict[str, Any]:
+        """What ``config.json`` says: architecture, embedder, origin; hub revisions pinned to the commits in use.
+
+        Raises:
+            ProclipError: the model was made around an embedder object.
+        """
         if self.embedder_config is None:
             raise ProclipError("a model made around an embedder object has no embedder config to save")
-        return {
+        values = {
             "model_type": "proclip",
+            "architectures": ["ProCLIPModel"],
             "clip": self.clip_name,
+            "clip_revision": pinned_revision(self.clip_name, self.clip_revision),
             "format_version": FORMAT_VERSION,
             "embed_dim": self.adapter.embed_dim,
             "llm_dim": self.adapter.llm_dim,
             "adapter": to_dict(self.adapter.config),
-            "embedder": to_dict(self.embedder_config),
+            "embedder": to_dict(pinned_embedder(self.embedder_config)),
             "embedder_identity": self.embedder_identity,
             "image_tower": {"family": self.image_tower.family, "config": self.image_tower.config},
         }
+        optional = {"loaded_from": self.loaded_from, "provenance": self.provenance}
+        return values | {name: value for name, value in optional.items() if value is not None}
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None, device: str = "cpu") -> ProCLIP:
@@ -195,7 +291,7 @@ class ProCLIP(nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = checkpoint_folder(str(name), revision)
+        folder = checkpoint_folder(str(name), revision, allow_patterns=FILES)
         path, weights = folder / "config.json", folder / "model.safetensors"
         config = read_json(path) if path.is_file() else {}
         if config.get("model_type") != "proclip":
@@ -216,11 +312,18 @@ class ProCLIP(nn.Module):
             config["embedder_identity"],
             config["clip"],
             0.0 if "logit_bias" in tensors else None,
+            config.get("clip_revision"),
+            config.get("provenance"),
         )
+        model._folder = folder
+        if commit := commit_of(folder):
+            model.loaded_from, model._hub = f"{name}@{commit}", (str(name), commit)
         load_weights(model, tensors, str(weights))
         return model.to(device).eval()
 
-    def push_to_hub(self, repo_id: str, card: str = "", private: bool = False) -> str:
+    def push_to_hub(
+        self, repo_id: str, card: str = "", private: bool = False, include_embedder: bool | None = None
+    ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub.
 
         Returns:
@@ -231,10 +334,10 @@ class ProCLIP(nn.Module):
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, card)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            self.save_pretrained(Path(folder) / "model", card, include_embedder=include_embedder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -262,30 +365,3 @@ def _open(image: Image | str | Path) -> Image:
     if isinstance(image, PillowImage.Image):
         return image
     return read_image(image)
-
-
-def _model_card(model: ProCLIP, figures: str) -> str:
-    config = model._config()
-    facts: Iterable[tuple[str, object]] = (
-        ("shared space", f"{config['embed_dim']} dimensions"),
-        ("image tower", f"{sum(p.numel() for p in model.image_tower.parameters()):,} parameters"),
-        ("adapter", f"{sum(p.numel() for p in model.adapter.parameters()):,} parameters, {config['adapter']}"),
-        ("embedder", f"{config['embedder']}"),
-    )
-    lines = [
-        "---",
-        "library_name: proclip",
-        "pipeline_tag: zero-shot-image-classification",
-        "---",
-        "",
-        "# ProCLIP model",
-        "",
-    ]
-    lines += [f"- {name}: {value}" for name, value in facts]
-    lines += ["", "```python", "import proclip", "", 'model = proclip.ProCLIP.from_pretrained("PATH")']
-    lines += [
-        'scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text(["a caption"]))',
-        "```",
-        "",
-    ]
-    return "\n".join(lines) + (f"\n{figures.strip()}\n" if figures else "")

@@ -120,14 +120,10 @@ def align(recipe: Recipe, data: ImageCaptions, out: Path) -> dict[str, Any]:
         )
         for column in columns
     }
-    result = {
-        "clip": recipe.clip,
-        "images": len(held_out),
-        "figures": measure(recipe, data, model, tasks, out / "embeddings"),
-        "environment": environment(),
-    }
+    figures = measure(recipe, data, model, tasks, out / "embeddings")
+    result = {"clip": recipe.clip, "images": len(held_out), "figures": figures, "environment": environment()}
     write_json(out / "retrieval.json", result)
-    print_figures(result["figures"])
+    print_figures(figures)
     return result
 
 
@@ -140,11 +136,10 @@ def measure(
     clip.image_tower.to(device)
     clip.text_tower.to(device)
     ours = ProCLIP.from_pretrained(model, device=device)
+    texts = TextCache(store / "texts", ours.embedder)
     encoders = {
         "CLIP": clip_encoders(clip, ImageFeatures(data, clip.image_tower, clip.preprocess)),
-        "ProCLIP": proclip_encoders(
-            ours, ImageFeatures(data, ours.image_tower, ours.preprocess), TextCache(store / "texts", ours.embedder)
-        ),
+        "ProCLIP": proclip_encoders(ours, ImageFeatures(data, ours.image_tower, ours.preprocess), texts, texts),
     }
     return {
         method: {column: retrieval_recall(task, encoder) for column, task in tasks.items()}

@@ -1,0 +1,149 @@
+"""Model folders on disk: written whole or not at all, pinned to the hub's commits, the embedder inside if asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from torch import Tensor
+
+from ..config import EmbedderConfig
+from ..errors import ProclipError
+from .embedder import embedder_identity, identity_difference
+from .embedder_source import locate, settings_of
+
+EMBEDDER_FOLDER = "embedder"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+EMBEDDER_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Call `fill` on a folder; where `folder` is new or empty, on a draft that then takes its place.
+
+    A folder that holds something is filled in place: `fill` must replace each file atomically.
+    """
+    folder = folder.resolve()
+    if folder.is_dir() and any(folder.iterdir()):
+        fill(folder)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        fill(draft)
+        if folder.is_dir():
+            folder.rmdir()
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, temporary, metadata={"format": "pt"})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache (``.../snapshots/COMMIT``), None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
+
+
+def pinned_revision(name: str | None, revision: str | None, file: str = "config.json") -> str | None:
+    """The commit that a hub id's revision is in this machine's cache; as given for a folder or where none is cached.
+
+    Nothing is downloaded: what was loaded is cached.
+
+    Args:
+        name: hub id, folder, or a name of ours.
+        revision: branch, tag or commit; the default branch if None.
+        file: one that was certainly loaded.
+    """
+    if name is None or Path(name).exists() or (revision is not None and COMMIT.fullmatch(revision)):
+        return revision
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except HFValidationError:
+        return revision
+    return (commit_of(Path(found).parent) if isinstance(found, str) else None) or revision
+
+
+def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
+    """The same embedder with the commit of its hub revision."""
+    file = config.gguf_file or "config.json"
+    return dataclasses.replace(config, revision=pinned_revision(config.model, config.revision, file))
+
+
+def is_inside(model: str) -> bool:
+    """Whether an embedder's name in a ``config.json`` is a folder of the model's own (``embedder/NAME``)."""
+    parts = PurePosixPath(model).parts
+    return len(parts) == 2 and parts[0] == EMBEDDER_FOLDER and parts[1] != ".."
+
+
+def copy_embedder(
+    config: EmbedderConfig, identity: Mapping[str, Any] | None, folder: Path
+) -> tuple[EmbedderConfig, dict[str, Any]]:
+    """Copy the LLM's files into ``folder/embedder/NAME``; nothing is copied where they are there already.
+
+    Args:
+        config: of the embedder.
+        identity: what the adapter was trained with, None if that is not known.
+        folder: of the model.
+
+    Returns:
+        the copy's config, whose model is the relative path, and its identity: the same but for the model's name.
+
+    Raises:
+        ProclipError: the LLM cannot be found, has LoRA adapters, or its files are not those that the adapter was trained with.
+    """
+    if config.lora:
+        raise ProclipError(
+            "an embedder with embedder.lora cannot be copied: merge the adapters into a model of its own"
+        )
+    source = locate(config)
+    name = str(settings_of(config)["model"]).rsplit("/", 1)[-1]
+    target = folder / EMBEDDER_FOLDER / name
+    own = target.is_dir() and target.resolve() == source.folder.resolve()
+    if not own:
+        shutil.rmtree(target, ignore_errors=True)
+        draft = target.with_name(f".{name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        _copy(source.folder, draft, source.gguf_file, config.trust_remote_code)
+        draft.replace(target)
+    inside = dataclasses.replace(config, model=str(target), revision=None, gguf_file=source.gguf_file)
+    copied = embedder_identity(inside)
+    if identity is not None:
+        wanted = {**identity, "model": copied["model"]}
+        if differ := identity_difference(wanted, copied):
+            if not own:
+                shutil.rmtree(target, ignore_errors=True)
+            raise ProclipError(f"the embedder {config.model!r} is not the one the adapter was trained with: {differ}")
+    return dataclasses.replace(inside, model=f"{EMBEDDER_FOLDER}/{name}"), copied
+
+
+def _copy(source: Path, target: Path, gguf_file: str | None, code: bool) -> None:
+    """Copy a model's files, links (the hub's cache has them) followed."""
+    if gguf_file is not None:
+        paths = [source / gguf_file]
+    else:
+        suffixes = EMBEDDER_SUFFIXES | ({".py"} if code else set())
+        paths = [path for path in sorted(source.rglob("*")) if path.is_file() and path.suffix in suffixes]
+    for path in paths:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
