@@ -196,7 +196,7 @@ def test_hub_models_from_the_cache(make: Make, tmp_path: Path, monkeypatch: pyte
     for name, file in (("tiny-eva", "open_clip_model.safetensors"), ("tiny-bin", "open_clip_pytorch_model.bin")):
         repo = tmp_path / f"models--org--{name}"
         for commit in ("a" * 40, "b" * 40):
-            shutil.copytree(make("eva02"), repo / "snapshots" / commit)
+            save_tiny_open_clip("eva02", repo / "snapshots" / commit, seed=int(commit[0] == "b"))
             config = json.loads((repo / "snapshots" / commit / "open_clip_config.json").read_text())
             config["preprocess_cfg"] = {"mean": [0.5 if commit[0] == "a" else 0.25] * 3}
             (repo / "snapshots" / commit / "open_clip_config.json").write_text(json.dumps(config))
@@ -214,7 +214,9 @@ def test_hub_models_from_the_cache(make: Make, tmp_path: Path, monkeypatch: pyte
         torch.testing.assert_close(clip.encode(TEXTS).embeds, local)
         assert clip.identity["model"] == name.rsplit("/", 1)[-1]
         assert clip.preprocess.mean == (0.5,) * 3
-    assert load_clip("hf-hub:org/tiny-eva", "b" * 40).preprocess.mean == (0.25,) * 3
+    revised = load_clip("hf-hub:org/tiny-eva", "b" * 40)
+    assert revised.preprocess.mean == (0.25,) * 3
+    assert (revised.encode(TEXTS).embeds - local).abs().max() > 1e-2
     with pytest.raises(ProclipError, match="hf-hub:org/none is no OpenCLIP model that the hub gives"):
         load_clip("hf-hub:org/none")
 
@@ -287,7 +289,7 @@ def test_bad_configs_are_one_clear_line(change: dict, message: str, make: Make, 
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_of_a_checkpoint_is_executed(make: Make, tmp_path: Path) -> None:
+def test_nothing_of_a_checkpoint_is_executed(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "executed",))  # type: ignore[return-value]
@@ -305,6 +307,16 @@ def test_nothing_of_a_checkpoint_is_executed(make: Make, tmp_path: Path) -> None
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ProclipError, match="tokenizer_kwargs trust_remote_code not supported"):
         load_clip(str(folder))
+
+    folder = shutil.copytree(make("siglip"), tmp_path / "tokenizer")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"import pathlib\n\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    with pytest.raises(ProclipError, match=r"the tokenizer '.*' cannot be loaded: .*custom code"):
+        load_clip(str(folder))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_bad_names(known: Path, tmp_path: Path) -> None:
@@ -375,6 +387,23 @@ def test_the_extra_is_missing(missing: str, message: str, monkeypatch: pytest.Mo
         load_clip("open_clip:ViT-B-32/laion2b_s34b_b79k")
     assert str(caught.value).endswith("pip install 'proclip-align[open-clip]'")
     assert (f": pip install {torchvision_to_install()}; then" in str(caught.value)) == (missing == "torchvision")
+
+
+@pytest.mark.slow
+def test_every_image_tower_that_open_clip_names(torchvision_operators: None) -> None:
+    """Of full size, without storage: each is built from its config and its blocks are most of it."""
+    import open_clip
+
+    towers = {}
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        towers[json.dumps([config["embed_dim"], config["vision_cfg"]])] = name, config
+    assert len(towers) > 80
+    for name, config in towers.values():
+        with torch.device("meta"):
+            tower = OpenClipImageTower.from_config(config, config["embed_dim"])
+        inside, whole = (sum(p.numel() for p in part.parameters()) for part in (tower.blocks, tower))
+        assert inside > 0.6 * whole, name
 
 
 @pytest.mark.network

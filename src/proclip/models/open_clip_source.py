@@ -55,14 +55,16 @@ def import_open_clip() -> ModuleType:
     try:
         import_module("torchvision")
     except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise ProclipError(_torchvision_message(f"cannot be imported ({error})")) from None
         raise ProclipError(
-            f"OpenCLIP models need torchvision, which is missing: {_torchvision_install()}; then "
+            f"OpenCLIP models need {error.name}, which is missing: {_torchvision_install()}; then "
             "pip install 'proclip-align[open-clip]'"
         ) from None
     except (RuntimeError, ImportError, OSError) as error:
-        raise ProclipError(_torchvision_message(f"cannot be imported ({_one_line(error)})")) from None
+        raise ProclipError(
+            f"torchvision cannot be imported ({_one_line(error)}): it is not built for the installed torch "
+            f"{torch.__version__}; OpenCLIP models need one that is: "
+            f"{_torchvision_install('--force-reinstall --no-deps ')}"
+        ) from None
     try:
         import_module("timm")
         return import_module("open_clip")
@@ -70,13 +72,6 @@ def import_open_clip() -> ModuleType:
         raise ProclipError(
             f"open_clip is missing or incomplete ({_one_line(error)}): pip install 'proclip-align[open-clip]'"
         ) from None
-
-
-def _torchvision_message(what: str) -> str:
-    return (
-        f"torchvision {what}: it is not built for the installed torch {torch.__version__}; OpenCLIP models need one "
-        f"that is: {_torchvision_install('--force-reinstall --no-deps ')}"
-    )
 
 
 def _torchvision_install(options: str = "") -> str:
