@@ -110,7 +110,7 @@ def test_a_key_that_is_gone_says_what_to_write(tmp_path: Path) -> None:
         ('name = "x"\n[tune.optim]\nbetas = [0.9]\n', "tune.optim.betas must be a list of 2"),
         (
             'name = "x"\n[adapter]\ninput_norm = "l3"\n[tune]\n',
-            "adapter.input_norm must be one of 'l2', 'standardize', not 'l3'",
+            "adapter.input_norm must be one of 'l2', 'standardize', 'none', not 'l3'",
         ),
         ("[tune]\n", "missing key 'name'"),
         ('name = "x"\n', "at least one of"),

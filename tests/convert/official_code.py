@@ -284,7 +284,7 @@ def register_tiny_timm_models() -> None:
     def vit_tiny_patch4_siglip_16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         sizes = {
             "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 3.5,
-            "class_token": False,
+            "class_token": False, "global_pool": "map",
         }  # fmt: skip
         return _create_vision_transformer("vit_base_patch16_siglip_224", pretrained=pretrained, **{**sizes, **kwargs})
 

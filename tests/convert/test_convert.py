@@ -16,14 +16,22 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from proclip.cli import main
-from proclip.convert import Hints, plan
+from proclip.convert import Hints, plan, write_llm2clip
 from proclip.convert.embedders import PRESETS, choose_embedder
 from proclip.convert.reading import Checkpoint, read_checkpoint
+from proclip.convert.rules import adapter_rules
 from proclip.errors import ProclipError
 from proclip.models.proclip import ProCLIP
+from proclip.models.towers import build_image_tower
 
 Convert = Callable[..., ProCLIP]
 KINDS = ("openai", "eva", "eva-bare", "siglip", "siglip-online")
+
+
+def need(kind: str, request: pytest.FixtureRequest) -> None:
+    """open_clip and timm, for the kinds that are built with them."""
+    if kind not in ("openai", "gelu"):
+        request.getfixturevalue("tiny_timm")
 
 
 def same_outputs(model: ProCLIP, official: CustomClip, atol: float = 1e-5) -> None:
@@ -40,7 +48,10 @@ def same_outputs(model: ProCLIP, official: CustomClip, atol: float = 1e-5) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_to_the_official_code(kind: str, convert: Convert, tmp_path: Path, tiny_timm: None) -> None:
+def test_equal_to_the_official_code(
+    kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    need(kind, request)
     official = tiny(kind)
     torch.save(official.state_dict(), tmp_path / "bare.pt")
     model = convert(tmp_path / "bare.pt")
@@ -174,7 +185,7 @@ def on_meta(visual: Callable[[], nn.Module], blocks: int, expansion: int, out: i
     return Checkpoint(Path("released.pt"), dict(model.state_dict()), None, "meta")
 
 
-def test_sizes_of_the_released_models(tiny_timm: None) -> None:
+def test_sizes_of_the_released_openai_models() -> None:
     sizes = {336: (1024, 24, 16, 14, 578_587_905), 224: (768, 12, 12, 16, 360_552_193)}
     for side, (width, depth, heads, patch, total) in sizes.items():
         made = plan(on_meta(lambda: OpenAiVit(width, depth, heads, patch, side, 1280), 4, 2, 1280))  # noqa: B023
@@ -182,8 +193,11 @@ def test_sizes_of_the_released_models(tiny_timm: None) -> None:
         adapter = sum(p.numel() for p in made.adapter.parameters())
         assert (made.tower.heads, made.tower.preprocess.size, adapter) == (heads, side, 273_769_728)
         assert vision + adapter + 1 == total  # interop.md, section 1
-    made = plan(on_meta(lambda: OpenAiVit(768, 12, 12, 16, 224, 512), 1, 8, 1280 - 768))
+    made = plan(on_meta(lambda: OpenAiVit(768, 12, 12, 16, 224, 512), 1, 8, 512))
     assert (made.adapter.config.num_blocks, made.adapter.config.expansion, made.adapter.embed_dim) == (1, 8, 512)
+
+
+def test_sizes_of_the_released_towers_of_timm(tiny_timm: None) -> None:
     made = plan(on_meta(lambda: EvaVit(1024, 24, 16, 14, 336, 1280), 4, 2, 1280))
     assert made.tower.name.endswith("eva02_large_patch14_clip_336")
     assert (made.tower.heads, made.tower.preprocess.size, len(made.tower.dropped)) == (16, 336, 50)
@@ -197,7 +211,8 @@ def test_sizes_of_the_released_models(tiny_timm: None) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "gelu"])
-def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, tiny_timm: None) -> None:
+def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    need(kind, request)
     official, again = tiny(kind), tiny("eva" if kind == "eva-bare" else kind, seed=1)
     torch.save(official.state_dict(), tmp_path / "in.pt")
     model = convert(tmp_path / "in.pt", *(["--activation", "gelu"] if kind == "gelu" else []))
@@ -215,6 +230,55 @@ def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, tiny_timm: 
                 tensor, state[name], **({"atol": 0, "rtol": 0} if exact else {"atol": 1e-5, "rtol": 0})
             )
     assert main(["convert", str(folder), str(out), "--to", "llm2clip"]) == 2  # it is there already
+
+
+def as_checkpoint(model: ProCLIP) -> dict[str, Tensor]:
+    """open_clip's names of the image tower as they are, the official ones of the rest."""
+    official = {rule.theirs: rule.to_theirs(model.state_dict()) for rule in adapter_rules("text.text_adaptor.", 3)}
+    return {**model.image_tower.state_dict(), **official, "logit_scale": model.logit_scale.detach()}
+
+
+def test_eva_under_open_clips_names(convert: Convert, tmp_path: Path, tiny_timm: None) -> None:
+    official = tiny("eva")
+    torch.save(official.state_dict(), tmp_path / "eva.pt")
+    state = as_checkpoint(convert(tmp_path / "eva.pt"))
+    assert "visual.trunk.head.weight" in state
+    torch.save(state, tmp_path / "trunk.pt")
+    model = convert(tmp_path / "trunk.pt")
+    same_outputs(model, official)
+    assert (model.preprocess.resize, model.preprocess.mean[0]) == ("crop", 0.48145466)
+
+
+@pytest.mark.parametrize("proj", ["linear", "mlp"])
+def test_timm_tower_with_a_projection(proj: str, convert: Convert, tmp_path: Path, tiny_timm: None) -> None:
+    vision = {"image_size": 16, "timm_model_name": "vit_tiny_patch4_siglip_16", "timm_pool": "map", "timm_proj": proj}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        tower = build_image_tower("open_clip", {"vision_cfg": vision, "quick_gelu": False}, 12).eval()
+    state = {**tiny("openai").state_dict(), **tower.state_dict()}
+    torch.save({k: v for k, v in state.items() if k in tower.state_dict() or "visual" not in k}, tmp_path / "proj.pt")
+    model, pixels = convert(tmp_path / "proj.pt"), torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.image_tower(pixels), tower(pixels), atol=1e-6, rtol=0)
+
+
+def test_open_clips_own_vit_to_the_official_code(convert: Convert, tmp_path: Path, tiny_timm: None) -> None:
+    torch.save(tiny("openai").state_dict(), tmp_path / "in.pt")
+    model, official = convert(tmp_path / "in.pt"), tiny("openai", seed=1)
+    vision = {"image_size": 16, "layers": 2, "width": 128, "patch_size": 8}
+    model.image_tower = build_image_tower("open_clip", {"vision_cfg": vision, "quick_gelu": True}, 12).eval()
+    rows = dict(write_llm2clip(model, tmp_path / "out.pt"))
+    assert (rows["quick_gelu"], rows["embed_dim"]) == ("True", "12")
+    official.load_state_dict(torch.load(tmp_path / "out.pt")["state_dict"], strict=True)
+    same_outputs(model, official)
+    for change, message in (
+        ({"ls_init_value": 0.1}, "has no ls_init_value"),
+        ({"layers": [1, 1, 1, 1]}, "ResNet"),
+    ):
+        config = {"vision_cfg": {**vision, **change}, "quick_gelu": True}
+        model.image_tower = build_image_tower("open_clip", config, 12)
+        with pytest.raises(ProclipError, match=message):
+            write_llm2clip(model, tmp_path / "other.pt")
 
 
 def test_what_the_official_code_cannot_hold(

@@ -58,6 +58,14 @@ def test_l2_ignores_the_statistics() -> None:
     torch.testing.assert_close(adapter(x), adapter(7 * x))
 
 
+def test_no_input_norm_takes_vectors_as_they_are() -> None:
+    bare, normed = Adapter(4, 2, AdapterConfig(input_norm="none")), Adapter(4, 2, AdapterConfig())
+    normed.load_state_dict(bare.state_dict())
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(bare(F.normalize(x, dim=-1)), normed(x))
+    assert not torch.allclose(bare(7 * x), bare(x))
+
+
 def test_wrong_width() -> None:
     with pytest.raises(ProclipError, match="width 4, these have width 5"):
         Adapter(4, 2, AdapterConfig())(torch.zeros(1, 5))
