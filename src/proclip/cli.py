@@ -28,6 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(train)
     train.add_argument("--out", type=Path, help="run folder (default: runs/NAME)")
 
+    align = verbs.add_parser("align", help="any CLIP, any LLM, a folder of captioned images: every step in one command")
+    align.add_argument("--clip", required=True, help="hub id, folder, open_clip:MODEL/TAG, or mini-clip")
+    align.add_argument("--embedder", required=True, help="hub id or folder of the LLM-based embedder, or smollm2")
+    align.add_argument("--data", type=Path, required=True, help="folder with metadata.jsonl and its images")
+    align.add_argument("--captions", default="", metavar="A,B", help="caption columns (default: those every image has)")
+    align.add_argument("--out", type=Path, default=Path("runs/align"), help="run folder (default: %(default)s)")
+    align.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                       help="change a field of the recipe, as in tune.epochs=8 (repeatable)")  # fmt: skip
+
     evaluate = verbs.add_parser("eval", help="every task's figure for a model")
     evaluate.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
     evaluate.add_argument("--data", type=Path, default=Path("runs/mini"), help="the mini world (default: %(default)s)")
@@ -100,6 +109,11 @@ def run(arguments: argparse.Namespace) -> None:
         from .runs.train import train_recipe
 
         train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
+    elif arguments.verb == "align":
+        from .runs.align import align_folder
+
+        columns = [column for column in arguments.captions.split(",") if column]
+        align_folder(arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings)
     elif arguments.verb == "eval":
         from .runs.evaluate import evaluate_command
 

@@ -146,4 +146,4 @@ def test_safetensors_that_the_hub_proposes(
         assert set(asked) == {None}
         return
     assert load_clip("openai/old").identity["model"] == "old"
-    assert asked[:2] == [None, "refs/pr/7"]
+    assert set(asked) == {None, "refs/pr/7"} and asked[-1] == "refs/pr/7"

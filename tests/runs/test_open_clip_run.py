@@ -72,7 +72,7 @@ def test_both_stages(
     assert len(model.image_tower.blocks) == len(clip.image_tower.blocks)
 
     locked = tmp_path / "locked"
-    assert main(["train", str(recipe), "--set", "tune.lock_image=true", "--out", str(locked)]) == 0
+    assert main(["train", str(recipe), "--set", "tune.image.mode=locked", "--out", str(locked)]) == 0
     kept = ProCLIP.from_pretrained(locked / "model").image_tower.state_dict()
     assert all(torch.equal(before[name], kept[name]) for name in before)
 

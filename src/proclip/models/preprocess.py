@@ -85,12 +85,12 @@ class ImagePreprocess:
             "size": {"shortest_edge": self.size},
             "do_center_crop": True,
             "crop_size": square,
-            **({"crop_offset": "round"} if self.crop_offset == "round" else {}),
             **self._common(),
         }
 
     def _common(self) -> dict[str, Any]:
         return {
+            **({"crop_offset": "round"} if self.crop_offset == "round" else {}),
             "do_resize": True,
             "resample": self.resample,
             "do_rescale": True,

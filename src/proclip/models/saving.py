@@ -109,7 +109,8 @@ def copy_embedder(
         the copy's config, whose model is the relative path, and its identity: the same but for the model's name.
 
     Raises:
-        ProclipError: the LLM cannot be found, has LoRA adapters, or its files are not those that the adapter was trained with.
+        ProclipError: the LLM cannot be found, has LoRA adapters, or its files are not those that the adapter was
+            trained with.
     """
     if config.lora:
         raise ProclipError(

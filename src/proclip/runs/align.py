@@ -49,35 +49,47 @@ def common_captions(data: ImageCaptions) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def align_recipe(
+def align_folder(
     clip: str,
     embedder: str,
-    data: ImageCaptions,
+    folder: Path,
     out: Path,
     captions: Sequence[str] = (),
     settings: Sequence[str] = (),
-) -> Recipe:
-    """The recipe of such a run: both stages, on every caption column unless some are named.
+) -> dict[str, Any]:
+    """Both stages on every caption column unless some are named, then retrieval on held-out images.
 
     Args:
         clip: hub id, folder or ``open_clip:`` name of the CLIP.
         embedder: hub id or folder of the LLM-based embedder, or ``smollm2``.
-        data: the captioned images.
+        folder: captioned images.
         out: run folder; the embeddings go to ``out/embeddings``.
         captions: caption columns; those that every image has if empty.
         settings: ``key.subkey=value`` of the recipe, applied last.
 
+    Returns:
+        as `align`.
+
     Raises:
-        ProclipError: a setting is not valid, or there are no captions.
+        ProclipError: a setting is not valid, or the data, the CLIP or the embedder is not.
     """
+    data = ImageCaptions(folder)
+    recipe = align_recipe(clip, embedder, data, out, captions, settings)
+    return align(recipe, data, out)
+
+
+def align_recipe(
+    clip: str, embedder: str, data: ImageCaptions, out: Path, captions: Sequence[str], settings: Sequence[str]
+) -> Recipe:
+    """The recipe of such a run; the run folder keeps it as ``recipe.toml``, and ``proclip train`` repeats it."""
     columns = list(captions) or list(common_captions(data))
-    raw = (table := embedder_table(embedder))["backend"] == "causal-lm"
+    table = embedder_table(embedder)
     samples = len(data.select(ALIGN))
     values: dict[str, Any] = {
         "name": out.name,
         "clip": clip,
         "embedder": table,
-        "adapter": {"input_norm": "standardize" if raw else "l2"},
+        "adapter": {"input_norm": "standardize" if table["backend"] == "causal-lm" else "l2"},
         "data": {"dataset": str(data.folder), "store": str(out / "embeddings")},
     }
     for stage, defaults in STAGES.items():
