@@ -79,6 +79,7 @@ def test_command_line() -> None:
         "mini": ["-h", "--help", "--out"],
         "embed": ["-h", "--help", "recipe", "--set"],
         "train": ["-h", "--help", "recipe", "--set", "--out"],
+        "align": ["-h", "--help", "--clip", "--embedder", "--data", "--captions", "--out", "--set"],
         "eval": ["-h", "--help", "model", "--data", "--store", "--split", "--clip", "--out"],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
