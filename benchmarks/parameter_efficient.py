@@ -254,7 +254,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     head = ["", *QUALITY, "trained, image tower", "trained, all", "step time", "memory, MiB", "lr"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---|" * (len(head) - 1)]
     for mode, row in result["rows"].items():
-        cells = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in row["cells"].values()]
+        single = len(row["figures"]) == 1
+        cells = [f"{mean:.1f}" if single else f"{mean:.1f} ± {spread:.1f}" for mean, spread in row["cells"].values()]
         cost, used = row.get("cost"), row.get("memory")
         if cost and used:
             low, high = cost["ratio_quartiles"]
