@@ -50,7 +50,7 @@ def adapter(base: torch.nn.Module, folder: Path, seed: int) -> Path:
 
 
 def test_merged_adapters_are_pefts_own(config: EmbedderConfig, folder: Path, tmp_path: Path) -> None:
-    """MNTP and supervised adapters of LLM2CLIP: one after the other, each saved from the model with the first merged."""
+    """As LLM2CLIP does it: an MNTP adapter, then a supervised one."""
     peft = pytest.importorskip("peft")
     first = adapter(LlamaModel.from_pretrained(folder), tmp_path / "mntp", 1)
     second = adapter(LlamaModel.from_pretrained(folder), tmp_path / "supervised", 2)

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, Qwen3
 CORPUS = [
     "A drawing on a white background. It shows a small house with a blue door, three windows and a round roof.",
     "a red car beside a tall tree", "two birds", "the quick brown fox jumps over the lazy dog",
-    "ein roter Fuchs springt über den Zaun", "赤い家と青い車", "красный дом и синяя машина", "query: passage: Instruct:",
+    "ein roter Fuchs springt über den Zaun", "赤い家と青い車", "красный дом и синяя машина",
+    "query: passage: Instruct:",
 ]  # fmt: skip
 LLAMA3_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 LLAMA3_WORDS = (
