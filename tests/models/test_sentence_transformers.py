@@ -1,0 +1,185 @@
+"""Embedding models in the layouts that the hub's have: parity with the library's own encode, prompts, trust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llms import CORPUS, qwen3
+from transformers import BertConfig, BertModel, BertTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+from proclip.config import EmbedderConfig
+from proclip.errors import ProclipError
+from proclip.models.embedder import embedder_identity, load_embedder
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+from sentence_transformers import SentenceTransformer  # noqa: E402
+
+TEXTS = ["two birds", "a red car beside a tall tree", "赤い家と青い車", CORPUS[0], "a long text of many words " * 12]
+MODULES = [
+    ("", "sentence_transformers.models.Transformer"),
+    ("1_Pooling", "sentence_transformers.models.Pooling"),
+    ("2_Normalize", "sentence_transformers.models.Normalize"),
+]
+QWEN_QUERY = "Instruct: Given a web search query, retrieve relevant passages\nQuery:"
+
+
+def declare(folder: Path, pooling: str, prompts: dict[str, str], max_length: int | None) -> None:
+    """The files that a sentence-transformers repository of the hub has beside the model's own."""
+    entries = [{"idx": n, "name": str(n), "path": path, "type": kind} for n, (path, kind) in enumerate(MODULES)]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "1_Pooling").mkdir()
+    modes = {
+        f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")
+    }
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, **modes, "include_prompt": True})
+    )
+    settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    if max_length is not None:
+        (folder / "sentence_bert_config.json").write_text(
+            json.dumps({"max_seq_length": max_length, "do_lower_case": False})
+        )
+
+
+def qwen3_embedding(folder: Path) -> Path:
+    """Qwen3-Embedding: last token, left padding, a named prompt for queries and an empty one for documents."""
+    qwen3(folder)
+    declare(folder, "lasttoken", {"query": QWEN_QUERY, "document": ""}, None)
+    return folder
+
+
+def word_pieces(folder: Path, **names: str) -> BertTokenizerFast:
+    words = sorted({c for text in [*CORPUS, *TEXTS] for c in text.lower()} | {"a", "red", "two", "query", "passage"})
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *[f"##{w}" for w in words]]
+    (folder / "vocab.txt").write_text("\n".join(vocab))
+    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(vocab)})
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def multilingual_e5(folder: Path) -> Path:
+    """multilingual-e5: mean over the tokens, "query: " and "passage: " before the texts."""
+    tokenizer = word_pieces(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        BertModel(BertConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=64)).save_pretrained(folder)
+    declare(folder, "mean_tokens", {"query": "query: ", "passage": "passage: "}, 64)
+    return folder
+
+
+def bge_m3(folder: Path) -> Path:
+    """bge-m3: an XLM-RoBERTa, first token."""
+    tokenizer = word_pieces(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = XLMRobertaConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=130, pad_token_id=0)
+        XLMRobertaModel(config).save_pretrained(folder)
+    declare(folder, "cls_token", {}, 128)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    makers: dict[str, Callable[[Path], Path]] = {"qwen3": qwen3_embedding, "e5": multilingual_e5, "bge": bge_m3}
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in makers.items()}
+
+
+def config_of(folder: Path, **settings: object) -> EmbedderConfig:
+    return EmbedderConfig(model=str(folder), backend="sentence-transformers", dtype="float32", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt_name"), [("qwen3", None), ("qwen3", "query"), ("e5", "query"), ("e5", "passage"), ("bge", None)]
+)
+def test_vectors_are_the_librarys_own(models: dict[str, Path], name: str, prompt_name: str | None) -> None:
+    library = SentenceTransformer(str(models[name]), device="cpu")
+    wanted = library.encode(TEXTS, prompt_name=prompt_name, convert_to_tensor=True, batch_size=2)
+    embedder = load_embedder(config_of(models[name], prompt_name=prompt_name))
+    encoded = embedder.encode(TEXTS, batch_tokens=64)
+    torch.testing.assert_close(encoded.embeds, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoded.embeds.norm(dim=1), torch.ones(len(TEXTS)))
+    alone = torch.cat([embedder.encode([text]).embeds for text in TEXTS])
+    torch.testing.assert_close(encoded.embeds, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_and_padding_are_the_declared_ones(models: dict[str, Path]) -> None:
+    embedder = load_embedder(config_of(models["qwen3"]))
+    assert embedder.model.tokenizer.padding_side == "left"
+    module = embedder.model[0].model
+    ids = torch.tensor([embedder.model.tokenizer("two birds")["input_ids"]])
+    last = module(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, -1].detach()
+    torch.testing.assert_close(embedder.encode(["two birds"]).embeds[0], last / last.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_shorter_of_both_lengths_holds_and_is_counted(models: dict[str, Path]) -> None:
+    declared = load_embedder(config_of(models["e5"]))
+    assert declared.max_length == 64
+    assert declared.encode(TEXTS).truncated == 2
+    assert load_embedder(config_of(models["e5"], max_length=16)).encode(TEXTS).truncated == 3
+    long = config_of(models["e5"], max_length=512)
+    library = SentenceTransformer(str(models["e5"]), device="cpu").encode(TEXTS[-1:], convert_to_tensor=True)
+    torch.testing.assert_close(load_embedder(long).encode(TEXTS[-1:]).embeds, library, rtol=1e-5, atol=1e-5)
+
+
+def test_class_names_have_a_prompt_of_their_own(models: dict[str, Path]) -> None:
+    config = config_of(models["e5"], prompt_name="passage", class_prompt_name="query")
+    captions = load_embedder(config)
+    classes = captions.for_classes()
+    assert classes.model is captions.model
+    library = SentenceTransformer(str(models["e5"]), device="cpu")
+    for embedder, name in ((captions, "passage"), (classes, "query"), (captions, "passage")):
+        wanted = library.encode(["a red fox"], prompt_name=name, convert_to_tensor=True)
+        torch.testing.assert_close(embedder.encode(["a red fox"]).embeds, wanted, rtol=1e-5, atol=1e-5)
+    assert captions.identity["prompt_name"] == "passage"
+    assert classes.identity["prompt_name"] == "query"
+    assert classes.identity == embedder_identity(config_of(models["e5"], prompt_name="query"))
+    written = load_embedder(config_of(models["e5"], class_instruction="query: ")).for_classes()
+    torch.testing.assert_close(written.encode(["a red fox"]).embeds, classes.encode(["a red fox"]).embeds)
+    same = load_embedder(config_of(models["e5"], prompt_name="query"))
+    assert same.for_classes() is same
+
+
+def test_prompts_that_are_not_there(models: dict[str, Path]) -> None:
+    with pytest.raises(ProclipError, match=r"has no prompt 'caption'; it has: .*passage, query"):
+        load_embedder(config_of(models["e5"], prompt_name="caption"))
+    with pytest.raises(ProclipError, match="has no prompt 'class'"):
+        load_embedder(config_of(models["e5"], class_prompt_name="class")).for_classes()
+    with pytest.raises(ProclipError, match=r"embedder\.prompt_name must be left out, or alone"):
+        config_of(models["e5"], prompt_name="query", instruction="query: ")
+    with pytest.raises(ProclipError, match=r"embedder\.class_prompt_name must be left out"):
+        EmbedderConfig(class_prompt_name="query")
+
+
+@pytest.mark.parametrize("where", ["modules.json", "config.json"])
+def test_a_model_with_its_own_code_needs_trust(tmp_path: Path, where: str) -> None:
+    """GME names a class of its own in modules.json, NV-Embed-v2 a model type of its own in config.json."""
+    multilingual_e5(tmp_path)
+    (tmp_path / "custom_st.py").write_text("raise SystemExit('code from the checkpoint was run')\n")
+    path = tmp_path / where
+    values = json.loads(path.read_text())
+    if where == "modules.json":
+        values[0]["type"] = "custom_st.MultiModalTransformer"
+    else:
+        values.update(model_type="nvembed", auto_map={"AutoConfig": "custom_st.Config", "AutoModel": "custom_st.Model"})
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ProclipError, match=rf"runs code that comes with it \({where}.*embedder\.trust_remote_code = true"
+    ):
+        load_embedder(config_of(tmp_path))
+    with pytest.raises(SystemExit, match="code from the checkpoint was run"):  # and with trust it is run
+        load_embedder(replace(config_of(tmp_path), trust_remote_code=True))
+
+
+def test_weights_that_may_run_code_are_not_read(tmp_path: Path) -> None:
+    bge_m3(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ProclipError, match=r"no \*\.safetensors.*refs/pr"):
+        load_embedder(config_of(tmp_path))
