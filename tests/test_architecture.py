@@ -82,6 +82,19 @@ def test_command_line() -> None:
         "eval": ["-h", "--help", "model", "--data", "--store", "--split", "--clip", "--out"],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
+        "inspect": ["-h", "--help", "model", "--json"],
+        "interpolate": [
+            "-h",
+            "--help",
+            "model",
+            "--clip",
+            "--alpha",
+            "--curve",
+            "--out",
+            "--data",
+            "--store",
+            "--split",
+        ],
         "report": ["-h", "--help", "folder"],
     }
 

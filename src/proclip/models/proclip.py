@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_SCALE = math.log(100)
 FORMAT_VERSION = 1
-FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md"]
+FILES = ["*config*.json", "modules.json", "model.safetensors", "README.md"]
+"""What is downloaded of a model on the hub; the LLM inside one (``embedder/``) only when a text is first encoded."""
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "proclip.integrations.sentence_transformers.ProCLIPModule"}]
 """``modules.json``: the class that sentence-transformers makes of the folder."""
 SENTENCE_TRANSFORMERS = {

@@ -29,6 +29,7 @@ from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer
 from ..train.stages import ContrastivePretraining, ImageTextTuning, TextDistillation
+from .provenance import provenance
 from .recipes import open_run, pick_device
 
 
@@ -157,7 +158,5 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     if recipe.tune and pairs:
         fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
             run_dir=folder, logger=logger)  # fmt: skip
-    figures = (
-        f"Trained by recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` beside the model's folder repeats it."
-    )
-    _finish(folder, lambda draft: model.cpu().save_pretrained(draft, figures))
+    model.provenance = provenance(recipe, folder)
+    _finish(folder, lambda draft: model.cpu().save_pretrained(draft))
