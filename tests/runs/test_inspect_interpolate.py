@@ -80,7 +80,8 @@ def test_inspect(
     model = ProCLIP.from_pretrained(tiny_proclip_path)
     assert facts["kind"] == "proclip" and facts["shared_space"] == 16
     assert facts["image_tower"] == {"family": "clip", "from": str(tiny_clip_path), "revision": None, "image_size": 16}
-    assert facts["parameters"]["image_tower"] == sum(t.numel() for t in model.image_tower.state_dict().values())
+    assert facts["parameters"]["image_tower"] == sum(p.numel() for p in model.image_tower.parameters())
+    assert facts["parameters"]["adapter"] == sum(p.numel() for p in model.adapter.parameters())
     assert facts["embedder"]["layer"] == 1
     clip = describe(str(tiny_clip_path))
     towers = load_clip(str(tiny_clip_path))
@@ -88,7 +89,7 @@ def test_inspect(
     assert clip["parameters"]["text_tower"] == sum(p.numel() for p in towers.text_tower.parameters())
     assert main(["inspect", str(tiny_proclip_path)]) == 0
     screen = capsys.readouterr().out
-    assert "image tower" in screen and len(screen.splitlines()) <= 40
+    assert "image tower" in screen and len(screen.splitlines()) <= 30
     assert main(["inspect", str(tiny_clip_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == clip
     assert "neither a folder nor" in error_of(capsys, "inspect", "no/such")
@@ -112,8 +113,11 @@ def test_a_run_tells_how_it_was_made(
     assert trained["data"]["benchmark"]["name"] == "tiny" and "stage 2" in trained["data"]["stages"]
     card = (run / "model" / "README.md").read_text()
     assert "recipe `tiny`, seed 0" in card and "tiny version 1" in card
+    capsys.readouterr()
     assert main(["inspect", str(run)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) <= 60
+    screen = capsys.readouterr().out
+    assert len(screen.splitlines()) <= 40
+    assert "stage 2: split `align`" in screen and "seed 0" in screen
 
     out = tmp_path / "half"
     assert main(["interpolate", str(run), "--alpha", "0.5", "--out", str(out)]) == 0

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from ..config import load_recipe, to_dict
 from ..errors import ProclipError
@@ -17,6 +18,9 @@ from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.proclip import FILES, FORMAT_VERSION
 from ..models.saving import commit_of
+
+ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
+"""What a model's file holds beside its parameters."""
 
 
 def inspect_command(name: str, as_json: bool = False) -> dict[str, Any]:
@@ -36,9 +40,9 @@ def inspect_command(name: str, as_json: bool = False) -> dict[str, Any]:
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return facts
-    table = Table("", "", title=name, show_header=False, title_justify="left")
-    for key, value in facts.items():
-        table.add_row(key.replace("_", " "), _shown(value))
+    table = Table("", Column(overflow="fold"), title=name, show_header=False, title_justify="left")
+    for key, text in _screen(facts).items():
+        table.add_row(key.replace("_", " "), escape(text))
     Console().print(table)
     return facts
 
@@ -111,7 +115,7 @@ def _clip_facts(name: str) -> dict[str, Any]:
 
 
 def count_parameters(path: Path) -> dict[str, int]:
-    """How many numbers each part of a safetensors file has, by the first word of their names; weights are not read.
+    """How many parameters each part of a model's file has, by the first word of their names; weights are not read.
 
     Raises:
         ProclipError: the file is missing or is no safetensors file.
@@ -121,7 +125,7 @@ def count_parameters(path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            for name in set(file.keys()) - ADAPTER_STATISTICS:
                 number = 1
                 for side in file.get_slice(name).get_shape():
                     number *= side
@@ -146,13 +150,37 @@ def _run_facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def _shown(value: Any, depth: int = 0) -> str:
-    """A value on as few lines as it fits: tables as ``key value`` pairs, big numbers with commas."""
+def _screen(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts that fit on one screen; ``--json`` has all of them."""
+    rows = {name: _shown(value) for name, value in facts.items() if name not in ("trained", "run", "card", "embedder")}
+    if embedder := facts.get("embedder"):
+        rows["embedder"] = _shown({key: value for key, value in embedder.items() if value is not False})
+    if "file_bytes" in facts:
+        rows["file_bytes"] = f"{facts['file_bytes'] / 1e6:,.1f} MB"
+    trained = facts.get("trained") or {}
+    rows["trained_by"] = _shown({key: trained.get(key) for key in ("recipe", "seed", "config_hash", "commit", "alpha")})
+    rows["parents"] = _shown(trained.get("parents"))
+    data = trained.get("data") or {}
+    benchmark = {**(data.get("benchmark") or {})}
+    benchmark["checksum"] = str(benchmark.get("checksum", ""))[:12]
+    stages = [f"{stage}: {text}" for stage, text in (data.get("stages") or {}).items()]
+    rows["on"] = "\n".join(filter(None, [_shown({"data": data.get("dataset"), **benchmark}), *stages]))
+    rows["by_command"] = _shown(trained.get("commands"))
+    card, run = facts.get("card") or {}, facts.get("run") or {}
+    rows["licence"] = _shown(card.get("license"))
+    if run and not trained:
+        rows["run"] = _shown({key: run.get(key) for key in ("recipe", "seed", "data", "distill", "tune", "pretrain")})
+    rows["run_inputs"] = _shown(run.get("inputs"))
+    return {name: text for name, text in rows.items() if text}
+
+
+def _shown(value: Any) -> str:
+    """A value as text: tables as ``key value`` pairs, lists one a line, big numbers with commas, '' for nothing."""
+    if value in (None, "", [], {}):
+        return ""
     if isinstance(value, Mapping):
-        pairs = [(key, _shown(v, depth + 1)) for key, v in value.items() if v not in (None, "", [], {})]
-        if depth == 0 and any(isinstance(v, (Mapping, list)) or len(str(v)) > 40 for v in value.values()):
-            return "\n".join(f"{key}: {text}" for key, text in pairs)
-        return ", ".join(f"{key} {text}" for key, text in pairs)
+        pairs = [(str(key).replace("_", " "), _shown(item)) for key, item in value.items()]
+        return ", ".join(f"{key} {text}".replace("\n", " + ") for key, text in pairs if text)
     if isinstance(value, list):
-        return ("; " if depth else "\n").join(_shown(item, depth + 1) for item in value)
+        return "\n".join(_shown(item) for item in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10000 else str(value)

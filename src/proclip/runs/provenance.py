@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def provenance(recipe: Recipe, folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     began = read_json(path) if path.is_file() else environment()
     command = str(began["command"])
-    embed = command.replace("proclip train", "proclip embed", 1).split(" --out")[0]
+    embed = re.sub(r" --out[ =]\S+", "", command.replace("proclip train", "proclip embed", 1))
     manifest = Path(recipe.data.dataset) / "manifest.json"
     data: dict[str, Any] = {"dataset": recipe.data.dataset, "stages": _stages(recipe)}
     if manifest.is_file():
