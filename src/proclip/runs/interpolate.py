@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..config import load_recipe
 from ..errors import ProclipError
 from ..files import read_json, write_atomically, write_json
 from ..models.clip import load_clip
@@ -18,6 +19,7 @@ from ..models.proclip import ProCLIP
 from ..report.curve import trade_off
 from .ablate import COLUMNS, TASKS, cell
 from .evaluate import World, evaluated
+from .provenance import provenance
 from .recipes import environment
 
 GAIN, KEPT = "T2I R@1", "zero-shot"
@@ -74,12 +76,16 @@ def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
     weights = interpolated_weights(original.image_tower, tuned.image_tower, alpha)
     tuned.image_tower.load_state_dict(weights)
     source = tuned.loaded_from or model
+    made = tuned.provenance or {}
+    recipe = Path(model) / "recipe.toml"
+    if not made and recipe.is_file():  # a run from before models said so themselves
+        made = provenance(load_recipe(recipe), Path(model))
     tuned.provenance = {
-        **(tuned.provenance or {}),
+        **made,
         "alpha": alpha,
         "parents": [f"original image tower: `{name}` (sha256 {original.identity['sha256']})", f"tuned: `{source}`"],
         "commands": [
-            *(tuned.provenance or {}).get("commands", []),
+            *made.get("commands", []),
             f"proclip interpolate {model} --clip {name} --alpha {alpha:g} --out {out}",
         ],
     }
