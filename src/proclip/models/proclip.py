@@ -299,9 +299,9 @@ class ProCLIP(nn.Module):
             ImagePreprocess.from_folder(folder),
             from_dict(EmbedderConfig, config["embedder"], where="embedder"),
             config["embedder_identity"],
-            config["clip"],
-            config.get("clip_revision"),
-            config.get("provenance"),
+            clip_name=config["clip"],
+            clip_revision=config.get("clip_revision"),
+            provenance=config.get("provenance"),
         )
         model._folder = folder
         if commit := commit_of(folder):
