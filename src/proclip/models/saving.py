@@ -109,10 +109,13 @@ def copy_embedder(
         the copy's config, whose model is the relative path, and its identity: the same but for the model's name.
 
     Raises:
-        ProclipError: the LLM cannot be found, or its files are not those that the adapter was trained with.
+        ProclipError: the LLM cannot be found, has LoRA adapters beside it, or its files are not those that the adapter
+            was trained with.
     """
+    if lora := getattr(config, "lora", ()):
+        raise ProclipError(f"include_embedder: LoRA adapters are not copied into a model yet ({', '.join(lora)})")
     source = locate(config)
-    name = source.name.rsplit("/", 1)[-1]
+    name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model.rsplit("/", 1)[-1]
     target = folder / EMBEDDER_FOLDER / name
     own = target.is_dir() and target.resolve() == source.folder.resolve()
     if not own:
