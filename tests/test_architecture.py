@@ -99,6 +99,19 @@ def test_command_line() -> None:
             "--timm-model",
             "--ignore",
         ],
+        "inspect": ["-h", "--help", "model", "--json"],
+        "interpolate": [
+            "-h",
+            "--help",
+            "model",
+            "--clip",
+            "--alpha",
+            "--curve",
+            "--out",
+            "--data",
+            "--store",
+            "--split",
+        ],
         "report": ["-h", "--help", "folder"],
     }
 

@@ -61,10 +61,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert = verbs.add_parser("convert", help="official LLM2CLIP and ProCLIP checkpoints to a model folder, and back")
     _add_convert(convert)
+    _add_inspect_and_interpolate(verbs)
 
     report = verbs.add_parser("report", help="write the page of a finished quickstart again")
     report.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"), help="(default: %(default)s)")
     return parser
+
+
+def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = verbs.add_parser("inspect", help="what a model is and where it comes from, in one screen")
+    inspect.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
+    inspect.add_argument("--json", action="store_true", help="for machines")
+
+    between = verbs.add_parser("interpolate", help="between the original and the tuned image encoder (WiSE-FT)")
+    between.add_argument("model", help="folder or hub id of a proclip model, or a run folder")
+    between.add_argument("--clip", metavar="ORIGINAL", help="CLIP that tuning began with (default: as the model says)")
+    what = between.add_mutually_exclusive_group(required=True)
+    what.add_argument("--alpha", type=float, help="0 is the original, 1 the tuned: write that model")
+    what.add_argument("--curve", metavar="A,B,...", help="evaluate the mini world along these alphas, as in 0,0.5,1")
+    between.add_argument("--out", type=Path, required=True, help="folder to write")
+    between.add_argument("--data", type=Path, default=Path("runs/mini"), help="of a curve (default: %(default)s)")
+    between.add_argument("--store", type=Path, default=Path("runs/embeddings"), help="of a curve: text embeddings")
+    between.add_argument("--split", choices=("test", "dev"), default="test", help="of a curve (default: %(default)s)")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +148,14 @@ def run(arguments: argparse.Namespace) -> None:
         ablate(arguments.out, seeds=arguments.seeds, split=arguments.split)
     elif arguments.verb == "convert":
         _convert(arguments)
+    elif arguments.verb == "inspect":
+        from .runs.inspect import inspect_command
+
+        inspect_command(arguments.model, arguments.json)
+    elif arguments.verb == "interpolate":
+        from .runs.interpolate import interpolate_command
+
+        interpolate_command(arguments)
     elif arguments.verb == "report":
         from .runs.quickstart import report_again
 

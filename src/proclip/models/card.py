@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FIGURES_HEADING = "## Figures"
 BASE_TAGS = ("clip", "feature-extraction", "image-feature-extraction", "image-text-retrieval", "proclip")
 
 LICENCES = (
@@ -144,7 +143,8 @@ def _training(provenance: Mapping[str, Any]) -> str:
         lines.append(f"- data: `{data.get('dataset')}`{_version(data.get('benchmark'))}")
         lines += [f"- {stage}: {text}" for stage, text in (data.get("stages") or {}).items()]
     if versions := provenance.get("versions"):
-        lines.append("- with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+        commit = f", commit {provenance['commit']}" if provenance.get("commit") else ""
+        lines.append("- with " + ", ".join(f"{name} {version}" for name, version in versions.items()) + commit)
     commands: Sequence[str] = provenance.get("commands", [])
     if commands:
         lines += ["", "```", *commands, "```"]

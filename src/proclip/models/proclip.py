@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_SCALE = math.log(100)
 FORMAT_VERSION = 1
-FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md"]
+FILES = ["*config*.json", "modules.json", "model.safetensors", "README.md"]
+"""What is downloaded of a model on the hub; the LLM inside one (``embedder/``) only when a text is first encoded."""
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "proclip.integrations.sentence_transformers.ProCLIPModule"}]
 """``modules.json``: the class that sentence-transformers makes of the folder."""
 SENTENCE_TRANSFORMERS = {
@@ -310,10 +311,10 @@ class ProCLIP(nn.Module):
             ImagePreprocess.from_folder(folder),
             from_dict(EmbedderConfig, config["embedder"], where="embedder"),
             config["embedder_identity"],
-            config["clip"],
-            0.0 if "logit_bias" in tensors else None,
-            config.get("clip_revision"),
-            config.get("provenance"),
+            clip_name=config["clip"],
+            logit_bias=0.0 if "logit_bias" in tensors else None,
+            clip_revision=config.get("clip_revision"),
+            provenance=config.get("provenance"),
         )
         model._folder = folder
         if commit := commit_of(folder):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import EmbedderConfig
 from ..errors import ProclipError
 from .embedder import embedder_identity, identity_difference
-from .embedder_source import locate, settings_of
+from .embedder_source import locate
 
 EMBEDDER_FOLDER = "embedder"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -109,15 +109,13 @@ def copy_embedder(
         the copy's config, whose model is the relative path, and its identity: the same but for the model's name.
 
     Raises:
-        ProclipError: the LLM cannot be found, has LoRA adapters, or its files are not those that the adapter was
-            trained with.
+        ProclipError: the LLM cannot be found, has LoRA adapters beside it, or its files are not those that the adapter
+            was trained with.
     """
-    if config.lora:
-        raise ProclipError(
-            "an embedder with embedder.lora cannot be copied: merge the adapters into a model of its own"
-        )
+    if lora := config.lora:
+        raise ProclipError(f"include_embedder: LoRA adapters are not copied into a model yet ({', '.join(lora)})")
     source = locate(config)
-    name = str(settings_of(config)["model"]).rsplit("/", 1)[-1]
+    name = Path(config.model).resolve().name if Path(config.model).is_dir() else config.model.rsplit("/", 1)[-1]
     target = folder / EMBEDDER_FOLDER / name
     own = target.is_dir() and target.resolve() == source.folder.resolve()
     if not own:

@@ -29,6 +29,7 @@ from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer
 from ..train.stages import ContrastivePretraining, TextDistillation
+from .provenance import provenance
 from .recipes import open_run, pick_device
 from .tuning import first_bias, open_tuning, trained_parameters
 
@@ -160,7 +161,5 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
             run_dir=folder, logger=logger)  # fmt: skip
         tuning.finish()
-    figures = (
-        f"Trained by recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` beside the model's folder repeats it."
-    )
-    _finish(folder, lambda draft: model.cpu().save_pretrained(draft, figures))
+    model.provenance = provenance(recipe, folder)
+    _finish(folder, lambda draft: model.cpu().save_pretrained(draft))

@@ -1,0 +1,168 @@
+"""``proclip interpolate``: a model between the original and the tuned image encoder, or the curve of all of them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import load_recipe
+from ..errors import ProclipError
+from ..files import read_json, write_atomically, write_json
+from ..models.clip import load_clip
+from ..models.embedder import identity_difference
+from ..models.interpolate import interpolated_weights
+from ..models.proclip import ProCLIP
+from ..report.curve import trade_off
+from .ablate import COLUMNS, TASKS, cell
+from .evaluate import World, evaluated
+from .provenance import provenance
+from .recipes import environment
+
+GAIN, KEPT = "T2I R@1", "zero-shot"
+"""Axes of the curve's figure, columns of `ablate.COLUMNS`: what tuning gains, and what it may forget."""
+
+
+def interpolate_command(arguments: Namespace) -> None:
+    """``proclip interpolate``, as the command line gives it: one model for ``--alpha``, all of them for ``--curve``.
+
+    Raises:
+        ProclipError: ``--curve`` is not numbers, or what `interpolate` and `curve` raise.
+    """
+    given = arguments
+    if given.curve is None:
+        out = interpolate(given.model, given.clip, given.alpha, given.out)
+        Console(stderr=True).print(f"model: {out}", highlight=False, soft_wrap=True)
+        return
+    try:
+        alphas = [float(number) for number in given.curve.split(",")]
+    except ValueError:
+        raise ProclipError(f"--curve takes numbers with commas between, as in 0,0.5,1, not {given.curve!r}") from None
+    curve(given.model, given.clip, alphas, given.out, given.data, given.store, given.split)
+
+
+def model_folder(name: str) -> str:
+    """The model of a run folder, else the name as it is."""
+    return str(Path(name) / "model") if (Path(name) / "model" / "config.json").is_file() else name
+
+
+def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
+    """Write the model whose image tower is ``(1 - alpha) original + alpha tuned``; its adapter is the tuned model's.
+
+    Args:
+        model: folder or hub id of a proclip model, or a run folder.
+        clip: the CLIP that its tuning began with; the one that the model names if None.
+        alpha: in [0, 1].
+        out: folder to write; it must not hold anything.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ProclipError: the towers do not fit, they read pictures differently, or `out` is not empty.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise ProclipError(f"{out} is not empty: delete it or give another --out")
+    tuned = ProCLIP.from_pretrained(model_folder(model))
+    name = clip or tuned.clip_name
+    if name is None:
+        raise ProclipError(f"{model} does not say which CLIP it comes from: give it with --clip")
+    original = load_clip(name, tuned.clip_revision if name == tuned.clip_name else None)
+    if original.preprocess != tuned.preprocess:
+        raise ProclipError(f"{name} and {model} read pictures differently: {original.preprocess}, {tuned.preprocess}")
+    weights = interpolated_weights(original.image_tower, tuned.image_tower, alpha)
+    tuned.image_tower.load_state_dict(weights)
+    source = tuned.loaded_from or model
+    made = tuned.provenance or {}
+    recipe = Path(model) / "recipe.toml"
+    if not made and recipe.is_file():  # a run from before models said so themselves
+        made = provenance(load_recipe(recipe), Path(model))
+    tuned.provenance = {
+        **made,
+        "alpha": alpha,
+        "parents": [f"original image tower: `{name}` (sha256 {original.identity['sha256']})", f"tuned: `{source}`"],
+        "commands": [
+            *made.get("commands", []),
+            f"proclip interpolate {model} --clip {name} --alpha {alpha:g} --out {out}",
+        ],
+    }
+    tuned.save_pretrained(out)
+    return out
+
+
+def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data: Path, store: Path, split: str) -> Any:
+    """Evaluate the mini world along alpha; what was measured is not measured again.
+
+    Args:
+        model: folder or hub id of a proclip model, or a run folder.
+        clip: the CLIP that its tuning began with; the one that the model names if None.
+        alphas: in [0, 1], at least two.
+        out: folder; gets a model and its figures an alpha, ``curve.json``, ``curve.md`` and ``curve.svg``.
+        data: the mini world.
+        store: cache of text embeddings.
+        split: ``test`` or ``dev`` concepts.
+
+    Returns:
+        what is in ``curve.json``.
+
+    Raises:
+        ProclipError: what `interpolate` raises, fewer than two alphas, or a folder made from other models.
+    """
+    steps = sorted(set(alphas))
+    if len(steps) < 2 or steps[0] < 0 or steps[-1] > 1:
+        raise ProclipError(f"--curve takes two or more numbers in [0, 1], not {', '.join(f'{a:g}' for a in alphas)}")
+    tuned = ProCLIP.from_pretrained(model_folder(model))
+    name = clip or tuned.clip_name or "mini-clip"
+    world = World(data, store, split, name)
+    inputs = {"clip": world.clip.identity["sha256"], "model": _digest(tuned)}
+    del tuned
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "inputs.json"
+    if path.is_file() and (differ := identity_difference(inputs, read_json(path))):
+        raise ProclipError(f"{out} was made from other inputs ({differ}); delete it or give another --out")
+    write_json(path, inputs)
+    tasks = [task for task in TASKS if (world.tasks / f"{task}.json").is_file()]
+    figures: dict[str, dict[str, float]] = {}
+    for alpha in steps:
+        folder = out / f"alpha-{alpha:g}"
+        if not (folder / "config.json").is_file():
+            interpolate(model, name, alpha, folder)
+        figures[f"{alpha:g}"] = evaluated(world, folder, out / f"alpha-{alpha:g}-{split}.json", None, tasks)
+        Console(stderr=True).print(f"alpha {alpha:g}: evaluated", highlight=False)
+    result = {
+        "benchmark": world.benchmark, "protocol": f"proclip mini world, {split} concepts", "model": model, "clip": name,
+        "inputs": inputs, "figures": figures, "environment": environment(),
+    }  # fmt: skip
+    write_json(out / "curve.json", result)
+    columns = {c: keys for c, keys in COLUMNS.items() if all(k in f for k in keys for f in figures.values())}
+    text = curve_table(figures, columns)
+    write_atomically(out / "curve.md", text)
+    if GAIN in columns and KEPT in columns:
+        points = {a: (cell([f], columns[KEPT])[0], cell([f], columns[GAIN])[0]) for a, f in figures.items()}
+        write_atomically(out / "curve.svg", trade_off(points, f"{KEPT}, per cent", f"{GAIN}, per cent"))
+    Console().print(text, highlight=False, markup=False)
+    return result
+
+
+def curve_table(figures: Mapping[str, Mapping[str, float]], columns: Mapping[str, Sequence[str]]) -> str:
+    """Markdown, in per cent: a row an alpha, the mean of a column's figures a cell."""
+    lines = ["| alpha | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for alpha, of_alpha in figures.items():
+        cells = (f"{cell([of_alpha], keys)[0]:.1f}" for keys in columns.values())
+        lines.append(f"| {alpha} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _digest(model: ProCLIP) -> str:
+    """Hash of a model's weights and of what its embedder is: 16 hexadecimal digits."""
+    import hashlib
+    import json
+
+    digest = hashlib.sha256(json.dumps(model.embedder_identity, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

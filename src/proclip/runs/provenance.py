@@ -1,0 +1,49 @@
+"""How a model was made, as its ``config.json`` and card tell it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..config import Recipe, config_hash
+from ..files import read_json
+from .recipes import environment
+
+
+def provenance(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Recipe, data, commands and versions of a run, as JSON values.
+
+    Args:
+        recipe: of the run.
+        folder: of the run; its ``environment.json`` says which command began it.
+    """
+    path = folder / "environment.json"
+    began = read_json(path) if path.is_file() else environment()
+    command = str(began["command"])
+    embed = re.sub(r" --out[ =]\S+", "", command.replace("proclip train", "proclip embed", 1))
+    manifest = Path(recipe.data.dataset) / "manifest.json"
+    data: dict[str, Any] = {"dataset": recipe.data.dataset, "stages": _stages(recipe)}
+    if manifest.is_file():
+        data["benchmark"] = read_json(manifest).get("benchmark")
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "config_hash": config_hash(recipe),
+        "data": data,
+        "commands": [embed, command] if embed != command else [command],
+        "versions": began["versions"],
+        "commit": began["commit"],
+    }
+
+
+def _stages(recipe: Recipe) -> dict[str, str]:
+    """What each stage read, in words."""
+    stages = {}
+    for name, stage in (("stage 1", recipe.distill), ("stage 2", recipe.tune)):
+        if stage is not None:
+            captions = ", ".join(stage.captions)
+            stages[name] = (
+                f"split `{stage.split}`, captions {captions}; {stage.epochs} epochs, batch {stage.batch_size}"
+            )
+    return {"start": f"adapter of {recipe.init}", **stages} if recipe.init else stages
