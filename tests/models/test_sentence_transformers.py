@@ -151,7 +151,7 @@ def test_prompts_that_are_not_there(models: dict[str, Path]) -> None:
     with pytest.raises(ProclipError, match=r"has no prompt 'caption'; it has: .*passage, query"):
         load_embedder(config_of(models["e5"], prompt_name="caption"))
     with pytest.raises(ProclipError, match="has no prompt 'class'"):
-        load_embedder(config_of(models["e5"], class_prompt_name="class")).for_classes()
+        load_embedder(config_of(models["e5"], class_prompt_name="class"))
     with pytest.raises(ProclipError, match=r"embedder\.prompt_name must be left out, or alone"):
         config_of(models["e5"], prompt_name="query", instruction="query: ")
     with pytest.raises(ProclipError, match=r"embedder\.class_prompt_name must be left out"):

@@ -86,14 +86,17 @@ def load_embedder(config: EmbedderConfig, device: str = "cpu") -> TextEmbedder:
     """
     source = locate(config)
     identity = identity_of(config, source)
+    embedder: TextEmbedder
     if config.backend == "sentence-transformers":
         from .sentence_transformers_embedder import SentenceTransformersEmbedder, load_sentence_transformer
 
-        return SentenceTransformersEmbedder(load_sentence_transformer(config, source, device), config, identity)
-    from .causal_lm import CausalLMEmbedder, load_causal_lm
+        embedder = SentenceTransformersEmbedder(load_sentence_transformer(config, source, device), config, identity)
+    else:
+        from .causal_lm import CausalLMEmbedder, load_causal_lm
 
-    model, tokenizer = load_causal_lm(config, source, device)
-    return CausalLMEmbedder(model, tokenizer, config, identity)
+        embedder = CausalLMEmbedder(*load_causal_lm(config, source, device), config, identity)
+    embedder.for_classes()  # a prompt for classes that cannot be used is refused now, not after training
+    return embedder
 
 
 @final
