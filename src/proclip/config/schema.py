@@ -39,7 +39,7 @@ class DataConfig:
     dataset: str = "runs/mini"
     """Folder with ``metadata.jsonl`` and the images it names."""
     store: str = "runs/embeddings"
-    """Folder with the embedding stores ``llm/`` and ``teacher/`` that ``proclip embed`` wrote."""
+    """Folder with the embedding stores ``llm/`` and ``teacher/CLIP/`` that ``proclip embed`` wrote."""
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """How the LLM's vectors are stored (docs/data_format.md: size and loss of each)."""
 

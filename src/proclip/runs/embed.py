@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,14 @@ def warn_of_raw_states(recipe: Recipe) -> None:
         )
 
 
+def of_clip(folder: Path, clip: str) -> Path:
+    """The part of a folder of stores that belongs to one CLIP, so that several share the LLM's embeddings beside it."""
+    name = Path(clip).resolve().name if Path(clip).is_dir() else clip
+    return folder / re.sub(r"[^\w.-]+", "_", name)
+
+
 def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None) -> None:
-    """Write the stores ``llm/`` and ``teacher/`` that recipes share; captions that are there already cost nothing.
+    """Write the stores ``llm/`` and ``teacher/CLIP/`` that recipes share; captions that are there already cost nothing.
 
     Args:
         recipes: with the same data, embedder and CLIP.
@@ -85,7 +92,7 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
     if teacher:
         clip = load_clip(first.clip)
         clip.text_tower.to(device)
-        _add("teacher", store / "teacher", clip, "float32", teacher)
+        _add("teacher", of_clip(store / "teacher", first.clip), clip, "float32", teacher)
 
 
 def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Mapping[str, str]) -> None:

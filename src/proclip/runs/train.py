@@ -29,6 +29,7 @@ from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer
 from ..train.stages import ContrastivePretraining, TextDistillation
+from .embed import of_clip
 from .provenance import provenance
 from .recipes import open_run, pick_device
 from .tuning import first_bias, open_tuning, trained_parameters
@@ -143,12 +144,12 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         _start_from(model.adapter, recipe.init)
     texts = pairs = None
     if recipe.distill:
-        teacher = EmbeddingStore.open(Path(recipe.data.store) / "teacher", expect=clip.identity)
+        teacher = EmbeddingStore.open(of_clip(Path(recipe.data.store) / "teacher", recipe.clip), expect=clip.identity)
         texts = DistillBatches(data.select(recipe.distill.split), llm, teacher, recipe.distill, recipe.seed)
         distillation = TextDistillation(model.adapter, recipe.distill)
         build_optimizer(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
-        samples, store = data.select(recipe.tune.split), Path(recipe.data.store)
+        samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:

@@ -57,7 +57,7 @@ def open_tuning(
         model: what it trains; its image tower is still the original.
         clip: the checkpoint that the tower comes from.
         llm: the LLM's embeddings.
-        store: folder of the embedding stores; ``image_teacher`` below it is the cached teacher's.
+        store: folder of the cached teacher's embeddings.
         seed: of the batches.
 
     Raises:
@@ -66,7 +66,7 @@ def open_tuning(
     check_images(samples)
     teacher = None
     if config.teacher == "cached":
-        teacher = cached_teacher(samples, model, clip, store / "image_teacher")
+        teacher = cached_teacher(samples, model, clip, store)
     batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher)
     stage = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, config, model.logit_bias)
     build_optimizer(stage.groups(), config.optim)
