@@ -71,7 +71,7 @@ def test_run_folder_is_not_shared(tmp_path: Path) -> None:
     open_run(recipe, tmp_path / "run")  # nothing was trained there yet: the recipe may be mended
     (tmp_path / "run" / "checkpoints").mkdir()
     open_run(recipe, tmp_path / "run")
-    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(now: seed = 7\)"):
+    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(seed: it has 0, now 7\)"):
         open_run(dataclasses.replace(recipe, seed=7), tmp_path / "run")
     assert Recipe(**{**vars(recipe)}) == recipe
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())

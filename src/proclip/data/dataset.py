@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class ImageCaptions:
             raise ProclipError(f"no dataset at {self.folder}: {metadata} is missing")
         self.samples: dict[str, Sample] = {}
         try:
-            lines = metadata.read_text(encoding="utf-8").splitlines()
+            lines = metadata.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: texts may hold U+2028
         except UnicodeDecodeError as error:
             raise ProclipError(f"{metadata} is not UTF-8: {error}") from None
         for number, line in enumerate(lines, 1):
@@ -111,6 +112,15 @@ def caption_of(sample: Sample, column: str) -> str:
     if not text.strip():
         raise ProclipError(f"sample {sample.key!r}: caption {column!r} is empty")
     return text
+
+
+def digest_of_samples(samples: Sequence[Sample], columns: Sequence[str]) -> str:
+    """Hash of what a stage reads: keys, image names and some caption columns, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        captions = [sample.captions.get(column) for column in columns]
+        digest.update(json.dumps([sample.key, sample.path.name, captions]).encode())
+    return digest.hexdigest()[:16]
 
 
 def check_images(samples: Sequence[Sample]) -> None:

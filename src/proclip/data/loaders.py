@@ -99,7 +99,7 @@ class DistillBatches:
         seed: of the order.
 
     Raises:
-        ProclipError: a caption is missing from the data or from a store.
+        ProclipError: a caption is missing from the data or from a store, or has changed since it was embedded.
     """
 
     def __init__(
@@ -112,11 +112,8 @@ class DistillBatches:
         check_captions(samples, sorted({column for pair in targets for column in pair}))
         pairs = [(caption_key(s.key, own), caption_key(s.key, other)) for s in samples for own, other in targets]
         self.llm, self.teacher = llm, teacher
-        for store, keys in ((llm, [p[0] for p in pairs]), (teacher, [p[1] for p in pairs])):
-            store.rows(keys[:1])
-            missing = next((key for key in keys if key not in store), None)
-            if missing is not None:
-                store.rows([missing])  # raises, naming the key and the store
+        for store, columns in zip((llm, teacher), zip(*targets, strict=True), strict=True):
+            store.check({caption_key(s.key, column): s.captions[column] for s in samples for column in columns})
         self._order = _Order(pairs, config.batch_size, seed, "texts")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
 
@@ -144,7 +141,8 @@ class TuneBatches:
             of the teacher ``cached``.
 
     Raises:
-        ProclipError: a caption is missing from the data or from the store, or a picture from `teacher`.
+        ProclipError: a caption is missing from the data or from the store, or has changed since it was embedded; a
+            picture is missing from `teacher`.
     """
 
     def __init__(
@@ -158,9 +156,7 @@ class TuneBatches:
     ) -> None:
         check_captions(samples, config.captions)
         self._keys = [caption_key(s.key, column) for s in samples for column in config.captions]
-        missing = next((key for key in self._keys if key not in llm), None)
-        if missing is not None:
-            llm.rows([missing])  # raises, naming the key and the store
+        llm.check({caption_key(s.key, column): s.captions[column] for s in samples for column in config.captions})
         if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
             teacher.rows([absent])  # raises, naming the key and the store
         self.llm, self.teacher = llm, teacher

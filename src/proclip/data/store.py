@@ -133,6 +133,25 @@ class EmbeddingStore:
             embeds[torch.from_numpy(places)] = unpack(self._shards[number].tensors, rows)
         return embeds
 
+    def check(self, captions: Mapping[str, str]) -> None:
+        """Refuse captions that were not embedded, or that have changed since.
+
+        Args:
+            captions: key -> text.
+
+        Raises:
+            ProclipError: a key is not in the store, or the text embedded under it is another one.
+        """
+        self.rows([key for key in captions if key not in self][:1])  # raises, naming the key
+        digests = (digest for shard in self._shards for digest in shard.tensors["text_sha256"].tolist())
+        embedded = dict(zip(self._positions, digests, strict=True))
+        for key, text in captions.items():
+            if embedded[key] not in (0, text_digest(text)):
+                raise ProclipError(
+                    f"the text of caption {key!r} has changed since it was embedded: delete {self.folder} and embed "
+                    "again, or give the caption another key"
+                )
+
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every shard whole and compare its hash.
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_SCALE = math.log(100)
 FORMAT_VERSION = 1
+REQUIRED = ("embed_dim", "llm_dim", "adapter", "embedder", "embedder_identity", "image_tower", "clip")
+"""Fields of ``config.json`` without which no model is built."""
 FILES = ["*config*.json", "modules.json", "model.safetensors", "README.md"]
 """What is downloaded of a model on the hub; the LLM inside one (``embedder/``) only when a text is first encoded."""
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "proclip.integrations.sentence_transformers.ProCLIPModule"}]
@@ -297,8 +299,12 @@ class ProCLIP(nn.Module):
         config = read_json(path) if path.is_file() else {}
         if config.get("model_type") != "proclip":
             raise ProclipError(f"{folder} is not a proclip model: config.json with model_type 'proclip' is missing")
-        if config["format_version"] != FORMAT_VERSION:
-            raise ProclipError(f"{path}: format_version {config['format_version']}, this code reads {FORMAT_VERSION}")
+        if config.get("format_version") != FORMAT_VERSION:
+            raise ProclipError(
+                f"{path}: format_version {config.get('format_version')}, this code reads {FORMAT_VERSION}"
+            )
+        if absent := [key for key in REQUIRED if key not in config]:
+            raise ProclipError(f"{path} lacks {', '.join(absent)}")
         embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
         try:
             tensors = load_file(weights)

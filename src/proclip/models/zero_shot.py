@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ProclipError
+
 
 def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every class name in every template, class by class; ``{}`` stands for the name."""
@@ -25,6 +27,13 @@ def build_zero_shot_classifier(
 
     Returns:
         [d, c]; ``image_embeds @ classifier`` is the score of each class.
+
+    Raises:
+        ProclipError: no class, no template, or a template without ``{}``.
     """
+    if not classnames:
+        raise ProclipError("a zero-shot classifier needs at least one class name")
+    if not templates or not all("{}" in template for template in templates):
+        raise ProclipError(f"templates must each hold {{}} where the class name goes: {list(templates)!r}")
     embeds = encode_text(prompts(classnames, templates)).view(len(classnames), len(templates), -1)  # [c, p, d]
     return F.normalize(embeds.mean(dim=1), dim=-1).T

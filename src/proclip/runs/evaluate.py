@@ -18,7 +18,7 @@ from ..evaluate.encoders import Encoders
 from ..evaluate.suite import chance_levels, evaluated_class_prompts, evaluated_texts, run_suite
 from ..evaluate.tasks import load_tasks
 from ..files import read_json, write_atomically, write_json
-from ..models.clip import Clip, checkpoint_folder, load_clip
+from ..models.clip import Clip, checkpoint_folder, digest_of, load_clip
 from ..models.embedder import TextEmbedder
 from ..models.open_clip_source import holds_open_clip, is_open_clip
 from ..models.preprocess import ImagePreprocess, read_image
@@ -109,7 +109,11 @@ class World:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise ProclipError(f"{folder} is not a mini world: {manifest} is missing; proclip mini builds one")
-        self.benchmark: dict[str, str] = read_json(manifest)["benchmark"]
+        self.benchmark: dict[str, str] = read_json(manifest).get("benchmark", {})
+        if not {"name", "version", "checksum"} <= self.benchmark.keys():
+            raise ProclipError(
+                f"{manifest} lacks a benchmark with name, version and checksum: build the mini world again"
+            )
         self.folder, self.store, self.split = folder, store, split
         self.tasks = folder / "tasks" / split
         self.data = ImageCaptions(folder)
@@ -182,6 +186,7 @@ def evaluated(
         "split": world.split,
         "clip": world.clip.identity["sha256"],
         "config_hash": config_hash(recipe) if recipe else None,
+        "weights": digest_of(inner) if (inner := Path(model) / "model").is_dir() else None,
         "tasks": list(tasks) if tasks else None,
     }
     if path.is_file():

@@ -15,8 +15,8 @@ from ..seeding import generator
 from .evaluate import World
 
 QUERIES = {
-    "retrieval_long": ("long caption", 3),
-    "retrieval_short": ("short caption", 1),
+    "retrieval_long": ("long caption", 2),
+    "retrieval_short": ("short caption", 3),
     "multilingual_de": ("German", 1),
     "multilingual_ja": ("Japanese", 1),
     "multilingual_ar": ("Arabic", 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ from rich.console import Console
 from ..config import Recipe, config_hash
 from ..errors import ProclipError
 from ..evaluate.tasks import load_tasks
-from ..files import write_json
+from ..files import read_json, write_json
 from ..models.embedder import LazyEmbedder
 from ..report import print_table, write_report
 from .embed import embed_recipes, progress
@@ -32,6 +31,8 @@ CREDITS = (
     "Pictures: OpenMoji, the open-source emoji and icon project, CC BY-SA 4.0; "
     "Twemoji, copyright Twitter, Inc and other contributors, CC BY 4.0."
 )
+SHOWN = ("llm2clip", "proclip", "proclip_multilingual")
+"""Beside the original CLIP in the gallery."""
 LEFT_OUT = ("retrieval_short_twemoji", "retrieval_long_twemoji")
 """Tasks that only ``proclip eval`` measures: the same question in the other style, and 1,578 more texts for the LLM."""
 SHORT_TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "multilingual_de", "pairs")
@@ -46,7 +47,7 @@ class Steps:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "seconds.json"
-        self.seconds: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.seconds: dict[str, float] = read_json(self.path) if self.path.is_file() else {}
         self.console = Console(stderr=True)
 
     @contextmanager
@@ -127,6 +128,7 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
         "seconds": steps.seconds,
         "methods": methods,
         "chance": {key: level for key, level in world.chance().items() if key in methods[CLIP]},
+        "measured_at": {name: read_json(out / f"{name}.json")["environment"]["commit"] for name in methods},
         "environment": environment(),
     }
     with steps.step("report"):
@@ -140,7 +142,7 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> dict[str, Any]:
 def write_page(out: Path, results: dict[str, Any], world: World) -> None:
     """Write ``report.html`` from the results, the runs' curves and a fresh retrieval gallery."""
     trained = [method for method in results["methods"] if method != CLIP]
-    shown = {method: out / method for method in ("llm2clip", "proclip") if method in trained}
+    shown = {method: out / method for method in SHOWN if method in trained}
     write_report(
         results,
         curves={method: curves(out / method) for method in trained},
@@ -159,7 +161,9 @@ def report_again(folder: Path) -> None:
     path = folder / "results.json"
     if not path.is_file():
         raise ProclipError(f"{path} is missing: proclip quickstart --out {folder} writes it")
-    results = json.loads(path.read_text())
+    results = read_json(path)
+    if absent := [key for key in ("benchmark", "seed", "methods", "chance") if key not in results]:
+        raise ProclipError(f"{path} lacks {', '.join(absent)}: run  proclip quickstart --out {folder}  again")
     recipe = mini_recipe("proclip", results["seed"])
     world = World(Path(recipe.data.dataset), Path(recipe.data.store), "test", recipe.clip)
     write_page(folder, results, world)

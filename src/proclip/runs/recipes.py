@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
-from ..config import Recipe, config_hash, dump, load_recipe
+from ..config import Recipe, config_hash, dump, load_recipe, to_dict
 from ..errors import ProclipError
 from ..files import write_atomically, write_json
 
+OF_AN_ATTEMPT = {"recipe.toml", "environment.json", "inputs.json", "metrics.jsonl"}
+"""What a run writes before its first checkpoint: of these alone another recipe may take the place."""
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "safetensors", "numpy", "pillow")
 
 
@@ -38,24 +40,42 @@ def find_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     return load_recipe(name if Path(name).exists() else shipped[str(name).removesuffix(".toml")], settings)
 
 
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """The fields in which two recipes differ, with their whole names and both values."""
+    found = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(_difference(old, new, f"{prefix}{key}."))
+        elif old != new:
+            found.append(f"{prefix}{key}: it has {_short(old)}, now {_short(new)}")
+    return "; ".join(text for text in found if text)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return "a table" if isinstance(value, Mapping) else repr(value)
+
+
 def open_run(recipe: Recipe, folder: Path) -> None:
     """Make the run folder, or enter it again to go on.
 
     Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command).
 
     Raises:
-        ProclipError: the folder holds a run of another recipe; the message names the lines that differ.
+        ProclipError: the folder holds a run of another recipe, or a recipe and files of others; the message names the
+            fields that differ.
     """
     path = folder / "recipe.toml"
     if path.is_file():
         if config_hash(load_recipe(path)) == config_hash(recipe):
             return
-        if not (folder / "checkpoints").is_dir() and not (folder / "model").is_dir():
-            shutil.rmtree(folder)  # an attempt that never got to its first checkpoint
-            return open_run(recipe, folder)
-        before, now = path.read_text().splitlines(), dump(recipe).splitlines()
-        differ = "; ".join(line for line in now if line and line not in before) or "fewer fields"
-        raise ProclipError(f"{folder} holds a run of another recipe (now: {differ}); delete it or give another --out")
+        if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT:
+            differ = _difference(to_dict(load_recipe(path)), to_dict(recipe))
+            raise ProclipError(f"{folder} holds a run of another recipe ({differ}); delete it or give another --out")
+        for name in OF_AN_ATTEMPT:  # that never got to its first checkpoint
+            (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(recipe))
     write_json(folder / "environment.json", environment())

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from ..config import Recipe
-from ..data.dataset import ImageCaptions, check_images
+from ..data.dataset import ImageCaptions, check_images, digest_of_samples
 from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
 from ..errors import ProclipError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..models.adapter import Adapter
-from ..models.clip import load_clip
+from ..models.clip import checkpoint_folder, digest_of, load_clip
 from ..models.clip_pretraining import new_clip, save_clip
 from ..models.clip_transformers import load_clip_model
 from ..models.embedder import identity_difference
@@ -27,7 +27,7 @@ from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
-from ..train.optim import build_optimizer
+from ..train.optim import build_optimizer, build_scaler
 from ..train.stages import ContrastivePretraining, TextDistillation
 from .embed import of_clip
 from .provenance import provenance
@@ -38,7 +38,8 @@ from .tuning import first_bias, open_tuning, trained_parameters
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
     """Run every stage of a recipe; a run that was interrupted goes on, a finished one is left as it is.
 
-    Everything is checked before the first step: captions, embeddings, pictures, parameter groups.
+    Everything is checked before the first step but the pixels: captions, embeddings, that pictures are there,
+    parameter groups, arithmetic.
 
     Args:
         recipe: what to do.
@@ -57,6 +58,9 @@ def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = N
     folder = out if out is not None else Path("runs") / recipe.name
     device = device or pick_device()
     data = ImageCaptions(recipe.data.dataset)
+    for stage in (recipe.distill, recipe.tune, recipe.pretrain):
+        if stage is not None:
+            build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
     open_run(recipe, folder)
     model_folder = folder / "model"
     stages = _pretrain if recipe.pretrain else _align
@@ -69,12 +73,12 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
     """Record what a run is made from, or compare with what it was; returns whether the run is finished.
 
     Raises:
-        ProclipError: the run was made from another CLIP or other embeddings; the message names which.
+        ProclipError: the run was made from another CLIP, dataset or start, or other embeddings; the message says which.
     """
     path = folder / "inputs.json"
     finished = (folder / "model" / "config.json").is_file()
     if path.is_file() and (finished or (folder / "checkpoints").is_dir()):
-        before = json.loads(path.read_text())
+        before = read_json(path)
         if differ := identity_difference(inputs, before):
             raise ProclipError(f"{folder} was made from other inputs ({differ}); delete it or give another --out")
     write_json(path, inputs)
@@ -93,16 +97,25 @@ def _finish(folder: Path, save: Callable[[Path], None]) -> None:
     Console(stderr=True).print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
 
 
-def _start_from(adapter: Adapter, name: str) -> None:
+def _start_from(model: ProCLIP, name: str) -> None:
     """Give the adapter the weights of another model's.
 
     Raises:
-        ProclipError: that is no proclip model, or its adapter is of another size or input norm.
+        ProclipError: that is no proclip model, or its adapter is of another size or input norm, or was trained with
+            another embedder or for another CLIP.
     """
-    other = ProCLIP.from_pretrained(name).adapter
-    if other.config != adapter.config:
-        raise ProclipError(f"init: {name} has an adapter of {other.config}, the recipe's is {adapter.config}")
-    load_weights(adapter, other.state_dict(), f"init: {name}")
+    other = ProCLIP.from_pretrained(name)
+    if other.adapter.config != model.adapter.config:
+        raise ProclipError(
+            f"init: {name} has an adapter of {other.adapter.config}, the recipe's is {model.adapter.config}"
+        )
+    if differ := identity_difference(model.embedder_identity or {}, other.embedder_identity or {}):
+        raise ProclipError(f"init: the adapter of {name} was trained with another embedder: {differ}")
+    if other.clip_name != model.clip_name:
+        raise ProclipError(
+            f"init: the adapter of {name} is for {other.clip_name!r}, the recipe's CLIP {model.clip_name!r}"
+        )
+    load_weights(model.adapter, other.adapter.state_dict(), f"init: {name}")
 
 
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -115,7 +128,8 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
         model, clip = load_clip_model(config.init)
     else:
         model, clip = new_clip(config, [s.captions[c] for s in samples for c in config.captions if c in s.captions])
-    if _check_inputs(folder, {"init": clip.identity["sha256"]}):
+    digest = digest_of_samples(samples, config.captions)
+    if _check_inputs(folder, {"init": clip.identity["sha256"], "dataset": digest}):
         return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
     cut, texts = source.truncated()
@@ -133,7 +147,13 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
-    if _check_inputs(folder, {"clip": clip.identity["sha256"], **llm.identity}):
+    inputs = {"clip": clip.identity["sha256"], **llm.identity}
+    for name, part in (("distill", recipe.distill), ("tune", recipe.tune)):
+        if part is not None:
+            inputs[f"{name} data"] = digest_of_samples(data.select(part.split), part.captions)
+    if recipe.init:
+        inputs["init"] = digest_of(checkpoint_folder(recipe.init))
+    if _check_inputs(folder, inputs):
         return
     seed_all(recipe.seed)
     model = ProCLIP(
@@ -141,7 +161,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         recipe.embedder, llm.identity, recipe.clip, first_bias(recipe.tune, clip) if recipe.tune else None,
     ).to(device)  # fmt: skip
     if recipe.init:
-        _start_from(model.adapter, recipe.init)
+        _start_from(model, recipe.init)
     texts = pairs = None
     if recipe.distill:
         teacher = EmbeddingStore.open(of_clip(Path(recipe.data.store) / "teacher", recipe.clip), expect=clip.identity)
