@@ -58,7 +58,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Rows, and what differs from the recipe."""
 RATES = (1e-4, 3e-4, 1e-3)
-"""Tried for the last blocks; the middle one is the recipe's, of the whole tower and, where that is locked, of the adapter."""
+"""Tried for the last blocks. The middle one is the recipe's: of the whole tower, and of the adapter where it is locked."""
 LORA_RATES = (3e-4, 1e-3, 3e-3)
 """Of LoRA: its B starts at zero and wants larger steps."""
 QUALITY = ("zero-shot", "I2T R@1", "T2I R@1", "CKA")
@@ -133,7 +133,7 @@ def columns(per_seed: Sequence[Mapping[str, float]], names: Sequence[str] = QUAL
 
 
 def choose(bench: Bench) -> dict[str, Any]:
-    """Learning rates: of fewer parameters the best of three on dev, one seed; of the full and locked tower the recipe's."""
+    """Learning rates: of fewer parameters the best of three on dev, one seed; else the recipe's."""
     world, rows = open_world(bench, "dev"), {}
     for mode in MODES:
         tried = {}
