@@ -32,8 +32,8 @@ class Adapter(nn.Module):
 
     The input norm is the paper's L2 normalisation, none, or, for the raw states of a causal LM, a standardisation of
     each dimension by the training captions' mean and deviation: those states share one dominant direction, beside
-    which the differences between captions vanish under L2 (benchmarks/ has no figure of this yet). The statistics are
-    buffers and travel with the weights.
+    which captions differ little under L2 (benchmarks/results/input_norm.json: 5 and 4 points of retrieval on the mini
+    world). The statistics are buffers and travel with the weights.
 
     Args:
         llm_dim: h, width of the LLM's embeddings.
