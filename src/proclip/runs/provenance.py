@@ -21,7 +21,6 @@ def provenance(recipe: Recipe, folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     began = read_json(path) if path.is_file() else environment()
     command = str(began["command"])
-    embed = re.sub(r" --out[ =]\S+", "", command.replace("proclip train", "proclip embed", 1))
     manifest = Path(recipe.data.dataset) / "manifest.json"
     data: dict[str, Any] = {"dataset": recipe.data.dataset, "stages": _stages(recipe)}
     if manifest.is_file():
@@ -31,10 +30,17 @@ def provenance(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "seed": recipe.seed,
         "config_hash": config_hash(recipe),
         "data": data,
-        "commands": [embed, command] if embed != command else [command],
+        "commands": _commands(command),
         "versions": began["versions"],
         "commit": began["commit"],
     }
+
+
+def _commands(command: str) -> list[str]:
+    """What to type: a training needs its embeddings first; other verbs do both."""
+    if not command.startswith("proclip train "):
+        return [command]
+    return [re.sub(r" --out[ =]\S+", "", command.replace("train", "embed", 1)), command]
 
 
 def _stages(recipe: Recipe) -> dict[str, str]:
