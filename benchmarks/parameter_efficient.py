@@ -4,8 +4,8 @@
     python benchmarks/parameter_efficient.py --seeds 3    # the table, on the test concepts
 
 Every mode starts from the same stage 1 (that of `proclip ablate`, made where it is missing) and is the recipe
-mini/proclip in all but what its row says. Its learning rate is the best of three, each tried once with seed 0 and
-judged by the mean of zero-shot and both R@1 on the development concepts: the same budget for every mode, the recipe's
+mini/proclip in all but what its row says. The learning rate of the last blocks and of LoRA is the best of three,
+each tried once with seed 0 and judged by the mean of zero-shot and both R@1 on the development concepts: the same budget for every mode, the recipe's
 own among them. The test concepts choose nothing. Runs and figures that are there are not made again. ``--smoke`` is a
 short run of all of it, whose numbers mean nothing.
 """
@@ -38,7 +38,7 @@ from proclip.models.clip import load_clip
 from proclip.models.embedder import LazyEmbedder
 from proclip.models.proclip import ProCLIP
 from proclip.runs.ablate import COLUMNS, STAGE1, TASKS, cell, run_name, variants
-from proclip.runs.embed import embed_recipes
+from proclip.runs.embed import embed_recipes, of_clip
 from proclip.runs.evaluate import World, evaluated
 from proclip.runs.recipes import environment, find_recipe
 from proclip.runs.train import train_recipe
@@ -156,7 +156,8 @@ def ready(bench: Bench, mode: str, rate: float, batches: int) -> tuple[ImageText
     model, clip = ProCLIP.from_pretrained(recipe.init), load_clip(recipe.clip)
     store = Path(recipe.data.store)
     samples, llm = ImageCaptions(recipe.data.dataset).select(recipe.tune.split), EmbeddingStore.open(store / "llm")
-    source, stage = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
+    cached = of_clip(store / "image_teacher", recipe.clip)
+    source, stage = open_tuning(recipe.tune, samples, model, clip, llm, cached, recipe.seed)
     taken = [batch for _, batch in zip(range(batches), source.epoch(0), strict=False)]
     stage.train()
     return stage, model, taken
@@ -273,7 +274,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"Step time: over that of the recipe in the same round, median and quartiles of {result['rounds']} rounds in "
         "turn in one process, without reading pictures. "
         "Memory: peak of a process of its own less what it held before stage 2 was made, median. "
-        "lr: of the image tower (locked: of the adapter), the best of three on the development concepts."
+        "lr: of the image tower (locked: of the adapter), of the last blocks and LoRA the best of three on the development concepts, else the recipe's."
     )
     return "\n".join([*lines, "", note, ""])
 
