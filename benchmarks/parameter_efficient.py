@@ -5,9 +5,9 @@
 
 Every mode starts from the same stage 1 (that of `proclip ablate`, made where it is missing) and is the recipe
 mini/proclip in all but what its row says. The learning rate of the last blocks and of LoRA is the best of three,
-each tried once with seed 0 and judged by the mean of zero-shot and both R@1 on the development concepts: the same budget for every mode, the recipe's
-own among them. The test concepts choose nothing. Runs and figures that are there are not made again. ``--smoke`` is a
-short run of all of it, whose numbers mean nothing.
+each tried once with seed 0 and judged by the mean of zero-shot and both R@1 on the development concepts; the full and
+the locked tower keep the recipe's, chosen on them before. The test concepts choose nothing.
+Runs and figures that are there are not made again. ``--smoke`` is a short run of all of it, whose numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -274,7 +274,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"Step time: over that of the recipe in the same round, median and quartiles of {result['rounds']} rounds in "
         "turn in one process, without reading pictures. "
         "Memory: peak of a process of its own less what it held before stage 2 was made, median. "
-        "lr: of the image tower (locked: of the adapter), of the last blocks and LoRA the best of three on the development concepts, else the recipe's."
+        "lr: of the image tower (locked: of the adapter), of the last blocks and LoRA the best of three on the "
+        "development concepts, else the recipe's."
     )
     return "\n".join([*lines, "", note, ""])
 
