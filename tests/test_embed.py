@@ -1,41 +1,18 @@
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fake_embedder import FakeEmbedder, vector
 
 from proclip import embed as embed_module
-from proclip.data.store import EmbeddingStore, StoreWriter, text_key
-from proclip.embed import TextCache, embed_captions
+from proclip.data.store import EmbeddingStore, StoreWriter
+from proclip.embed import embed_captions
 from proclip.errors import ProclipError
-from proclip.models.embedder import Encoded
 
 ROWS = [("a#short", "a cat"), ("b#short", "a dog"), ("c#short", "a cat"), ("a#long", "a long text about a cat")]
-
-
-class FakeEmbedder:
-    """A vector from each text's hash; texts of more than 10 characters count as truncated."""
-
-    dim = 4
-
-    def __init__(self, layer: int = 1) -> None:
-        self.identity: dict[str, Any] = {"kind": "fake", "layer": layer}
-        self.seen: list[str] = []
-
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        self.seen += texts
-        return Encoded(torch.stack([vector(text) for text in texts]), sum(len(text) > 10 for text in texts))
-
-    def for_classes(self) -> FakeEmbedder:
-        return self
-
-
-def vector(text: str) -> torch.Tensor:
-    return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:4]), dtype=torch.float32)
 
 
 def writer_at(folder: Path, **options: Any) -> StoreWriter:
@@ -108,30 +85,3 @@ def test_bad_captions_are_refused_before_anything_is_encoded(tmp_path: Path, row
 def test_the_embedder_must_be_the_stores(tmp_path: Path) -> None:
     with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match="layer: want 1, have 2"):
         embed_captions(ROWS, FakeEmbedder(layer=2), writer)
-
-
-def test_the_cache_encodes_a_text_once(tmp_path: Path) -> None:
-    embedder = FakeEmbedder()
-    cache = TextCache(tmp_path / "s", embedder)
-    texts = ["a cat", "a dog", "a cat"]
-    wanted = torch.stack([vector(text) for text in texts])
-    assert embedder.seen == []
-    assert torch.equal(cache.encode(texts), wanted)
-    assert torch.equal(cache.encode(["a dog", "a cow"]), torch.stack([vector("a dog"), vector("a cow")]))
-    assert embedder.seen == ["a cat", "a dog", "a cow"]
-    assert torch.equal(TextCache(tmp_path / "s", embedder).encode(texts), wanted)
-    assert len(embedder.seen) == 3
-    with pytest.raises(ProclipError, match="layer: want 2, have 1"):
-        TextCache(tmp_path / "s", FakeEmbedder(layer=2))
-
-
-def test_two_caches_may_share_a_folder(tmp_path: Path) -> None:
-    first, second = (TextCache(tmp_path / "s", FakeEmbedder()) for _ in range(2))
-    first.encode(["a cat", "a dog"])
-    assert torch.equal(second.encode(["a cow", "a cat"]), torch.stack([vector("a cow"), vector("a cat")]))
-    assert set(EmbeddingStore.open(tmp_path / "s").keys) == {text_key(text) for text in ("a cat", "a dog", "a cow")}
-
-
-def test_the_cache_refuses_empty_texts(tmp_path: Path) -> None:
-    with pytest.raises(ProclipError, match="text 0 of 1 is empty"):
-        TextCache(tmp_path / "s", FakeEmbedder()).encode([""])

@@ -1,23 +1,16 @@
-"""Texts to an embedding store: every caption of a dataset once, or texts as an evaluation asks for them."""
+"""Texts to an embedding store: every caption of a dataset, each text once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .data.store import EmbeddingStore, StoreWriter, text_digest, text_key
-from .data.store_format import MANIFEST
+from .data.store import StoreWriter, text_digest
+from .data.text_cache import TEXTS_A_CHUNK, Progress
 from .errors import ProclipError
-from .models.embedder import TextEmbedder, check_texts, identity_difference
-
-TEXTS_A_CHUNK = 512
-"""Texts encoded between two reports of progress; a run that is killed loses the shard it was filling."""
-Progress = Callable[[int, int], None]
-"""Called with texts done and all texts."""
+from .models.embedder import TextEmbedder, identity_difference
 
 
 @dataclass(frozen=True)
@@ -54,21 +47,19 @@ def embed_captions(
     keys_of, kept = _new_captions(rows, writer)
     texts = list(keys_of)
     added = done = truncated = 0
-    for chunk in _chunks(texts):
+    for start in range(0, len(texts), TEXTS_A_CHUNK):
+        chunk = texts[start : start + TEXTS_A_CHUNK]
         encoded = embedder.encode(chunk)
         repeats = torch.tensor([len(keys_of[text]) for text in chunk])
         keys = [key for text in chunk for key in keys_of[text]]
         texts_of_keys = [text for text in chunk for _ in keys_of[text]]
         embeds = encoded.embeds.repeat_interleave(repeats, dim=0)
-        writer.add(keys, embeds, texts=texts_of_keys, truncated=encoded.truncated)
+        cut = encoded.cut.repeat_interleave(repeats) if encoded.cut is not None else None
+        writer.add(keys, embeds, texts=texts_of_keys, cut=cut)
         added, done, truncated = added + len(keys), done + len(chunk), truncated + encoded.truncated
         if progress is not None:
             progress(done, len(texts))
     return EmbedCounts(added, len(texts), kept, truncated)
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (texts[start : start + TEXTS_A_CHUNK] for start in range(0, len(texts), TEXTS_A_CHUNK))
 
 
 def _new_captions(rows: Iterable[tuple[str, str]], writer: StoreWriter) -> tuple[dict[str, list[str]], int]:
@@ -95,69 +86,3 @@ def _new_captions(rows: Iterable[tuple[str, str]], writer: StoreWriter) -> tuple
             )
         kept += 1
     return keys_of, kept
-
-
-class TextCache:
-    """Vectors of free texts by their content: read from a store, and encoded and added where they are not there yet.
-
-    The embedder is asked only for texts that are missing. Several processes may share the folder.
-
-    Args:
-        path: folder of the store, for one embedder and prompt; float32, so that a figure does not depend on the cache.
-        embedder: encodes what is missing; a `LazyEmbedder` is loaded only then.
-
-    Raises:
-        ProclipError: the store at `path` is another embedder's; the message lists the fields that differ.
-    """
-
-    def __init__(self, path: str | Path, embedder: TextEmbedder) -> None:
-        self.path, self.embedder = Path(path), embedder
-        self._store = self._open()
-
-    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-        """Texts to vectors.
-
-        Args:
-            texts: n texts, repeated or not.
-            progress: called after every chunk of texts that had to be encoded.
-
-        Returns:
-            [n, h] float32, in the order of the texts.
-
-        Raises:
-            ProclipError: a text is empty.
-        """
-        check_texts(texts)
-        keys = [text_key(text) for text in texts]
-        missing = {
-            key: text for key, text in zip(keys, texts, strict=True) if self._store is None or key not in self._store
-        }
-        done = 0
-        for chunk in _chunks(list(missing)):
-            self._add(list(chunk), [missing[key] for key in chunk])
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(missing))
-        if missing:
-            self._store = self._open()
-        if self._store is None:
-            return torch.empty(0, self.embedder.dim)
-        return self._store.rows(keys)
-
-    def _open(self) -> EmbeddingStore | None:
-        return (
-            EmbeddingStore.open(self.path, expect=self.embedder.identity) if (self.path / MANIFEST).exists() else None
-        )
-
-    def _add(self, keys: list[str], texts: list[str]) -> None:
-        encoded = self.embedder.encode(texts)
-        # The store's lock is held only to write, so that processes that share the folder do not wait for an LLM.
-        with StoreWriter(self.path, self.embedder.identity, self.embedder.dim) as writer:
-            new = [n for n, key in enumerate(keys) if key not in writer.done_keys]
-            if new:
-                writer.add(
-                    [keys[n] for n in new],
-                    encoded.embeds[new],
-                    texts=[texts[n] for n in new],
-                    truncated=encoded.truncated,
-                )

@@ -55,6 +55,24 @@ def test_distill_pairs_follow_teacher_captions(
     assert all(wanted[x] == y for x, y in seen)
 
 
+def test_distill_leaves_out_what_the_teacher_would_cut(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tmp_path: Path
+) -> None:
+    """The left-out captions need no teacher embedding, and still count for the adapter's input norm."""
+    llm, teacher = stores
+    config = DistillConfig(captions=("short", "long"), batch_size=3)
+    long = {caption_key(s.key, "long") for s in samples}
+    kept = [caption_key(s.key, "short") for s in samples]
+    with StoreWriter(tmp_path / "poor", {}, 3) as writer:
+        writer.add(kept, teacher.rows(kept))
+    source = DistillBatches(samples, llm, EmbeddingStore.open(tmp_path / "poor"), config, seed=0, left_out=long)
+    assert (source.texts, source.left_out) == (18, 9)
+    seen = torch.cat([batch.llm_embeds for batch in source.epoch(0)])
+    assert sorted(seen.tolist()) == sorted(llm.rows(kept).tolist())
+    everything = DistillBatches(samples, llm, teacher, config, seed=0)
+    assert torch.equal(source.training_llm_embeds(), everything.training_llm_embeds())
+
+
 def test_tune_batches_resume_in_the_middle(
     samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore]
 ) -> None:

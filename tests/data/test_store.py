@@ -16,11 +16,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from proclip.data import store as store_module
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key, text_key
 from proclip.errors import ProclipError
 
 IDENTITY: dict[str, Any] = {"kind": "test", "layer": 2, "dtype": "bfloat16", "instruction": "", "max_length": 64}
+ODD = torch.arange(10) % 2 == 1
 KEYS = [caption_key(f"openmoji/{n}", "short") for n in range(10)]
 
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
     """A store of 10 rows in shards of 4, 4 and 2."""
     with StoreWriter(tmp_path / "store", IDENTITY, 64, shard_size=4) as writer:
         for n in range(10):
-            writer.add(KEYS[n : n + 1], vectors()[n : n + 1], truncated=n % 2)
+            writer.add(KEYS[n : n + 1], vectors()[n : n + 1], cut=torch.tensor([n % 2 == 1]))
     return tmp_path / "store"
 
 
@@ -47,14 +47,16 @@ def test_rows_come_back_by_key_in_any_order(path: Path) -> None:
     order = [9, 0, 5, 5, 3]
     assert torch.equal(store.rows([KEYS[n] for n in order]), vectors()[order])
     assert store.rows([]).shape == (0, 64)
+    cut = store.cut([KEYS[n] for n in order])
+    assert cut is not None and cut.tolist() == [True, False, True, True, True]
     store.verify()
 
 
 def test_a_store_does_not_depend_on_how_rows_were_added_to_a_shard(path: Path, tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "other", IDENTITY, 64, shard_size=4) as writer:
-        writer.add(KEYS[:4], vectors()[:4], truncated=2)
-        writer.add(KEYS[4:8], vectors()[4:8], truncated=2)
-        writer.add(KEYS[8:], vectors()[8:], truncated=1)
+        writer.add(KEYS[:4], vectors()[:4], cut=ODD[:4])
+        writer.add(KEYS[4:8], vectors()[4:8], cut=ODD[4:8])
+        writer.add(KEYS[8:], vectors()[8:], cut=ODD[8:])
     for file in sorted(path.glob("[!.]*")):
         assert (tmp_path / "other" / file.name).read_bytes() == file.read_bytes()
 
@@ -175,7 +177,7 @@ with StoreWriter(folder, identity, 64, shard_size=4) as writer:
     for n in range(10):
         if n == 6 and moment == "rows in memory":
             wait()
-        writer.add([f"openmoji/{n}#short"], vectors[n : n + 1], truncated=n % 2)
+        writer.add([f"openmoji/{n}#short"], vectors[n : n + 1], cut=torch.tensor([n % 2 == 1]))
 """
 
 
@@ -194,7 +196,7 @@ def test_a_kill_loses_only_the_shard_that_was_being_made(path: Path, tmp_path: P
     with StoreWriter(folder, IDENTITY, 64, shard_size=4) as writer:  # the dead process's lock is gone with it
         for n, key in enumerate(KEYS):
             if key not in writer.done_keys:
-                writer.add([key], vectors()[n : n + 1], truncated=n % 2)
+                writer.add([key], vectors()[n : n + 1], cut=torch.tensor([n % 2 == 1]))
     uninterrupted = {file.name: file.read_bytes() for file in path.glob("[!.]*")}
     assert {file.name: file.read_bytes() for file in folder.glob("[!.]*")} == uninterrupted
 
@@ -206,10 +208,9 @@ def test_an_exception_keeps_the_rows_that_were_added(tmp_path: Path) -> None:
     assert len(EmbeddingStore.open(tmp_path / "s")) == 10
 
 
-def test_two_writers_at_once_are_refused(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(store_module, "LOCK_SECONDS", 0.05)
+def test_two_writers_at_once_are_refused(path: Path) -> None:
     with StoreWriter(path, IDENTITY, 64), pytest.raises(ProclipError, match="another process is writing"):
-        StoreWriter(path, IDENTITY, 64)
+        StoreWriter(path, IDENTITY, 64, wait_seconds=0.05)
 
 
 def test_a_truncated_or_missing_shard_is_detected_at_open(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A folder of images with ``metadata.jsonl`` (the Hugging Face image-folder layout): one row an image."""
+"""A folder of images with metadata (the Hugging Face image-folder layout): one row an image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ProclipError
+from .metadata import Row, read_metadata
+
+SPECIAL = ("file_name", "key", "split", "splits")
+"""Columns that are no captions."""
+
+NOT = "not "
+"""Before the name of a split: every row that does not name it."""
+ONE_TEXT = "a caption column holds one text an image: write each text of a list in a column of its own"
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class Sample:
     """The image."""
     captions: Mapping[str, str]
     """Every text column of the row."""
+    caption_lists: Mapping[str, tuple[str, ...]]
+    """Every column of the row that holds a list of texts."""
     splits: frozenset[str]
     """The splits it belongs to."""
 
@@ -30,57 +40,50 @@ class ImageCaptions:
 
     ``metadata.jsonl`` has one JSON object a line: ``file_name`` (relative to the folder), optionally ``key`` and
     ``splits`` (a list; or ``split``, one name; without either the row is in every split), and any number of text
-    columns, each of which is a caption column.
+    columns, each of which is a caption column; a column may also hold a list of texts, which evaluation reads.
+    ``metadata.csv`` and ``metadata.parquet`` hold the same as a table.
 
     Args:
         folder: of the dataset.
 
     Raises:
-        ProclipError: no such folder or metadata, a row that is not JSON, lacks ``file_name``, or repeats a key.
+        ProclipError: no such folder or metadata, a row that cannot be read, lacks ``file_name``, or repeats a key.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        metadata = self.folder / "metadata.jsonl"
-        if not metadata.is_file():
-            raise ProclipError(f"no dataset at {self.folder}: {metadata} is missing")
         self.samples: dict[str, Sample] = {}
-        try:
-            lines = metadata.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: texts may hold U+2028
-        except UnicodeDecodeError as error:
-            raise ProclipError(f"{metadata} is not UTF-8: {error}") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                sample = self._parse(line, f"{metadata}, line {number}")
-                if sample.key in self.samples:
-                    raise ProclipError(f"{metadata}, line {number}: key {sample.key!r} is there twice")
-                self.samples[sample.key] = sample
-        if not self.samples:
-            raise ProclipError(f"{metadata} has no rows")
+        for row in read_metadata(self.folder):
+            sample = self._sample(row)
+            if sample.key in self.samples:
+                raise ProclipError(f"{row.where}: key {sample.key!r} is there twice")
+            self.samples[sample.key] = sample
 
-    def _parse(self, line: str, where: str) -> Sample:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ProclipError(f"{where}: not JSON: {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise ProclipError(f"{where}: a row is an object with a 'file_name'")
-        splits = row.get("splits", [row["split"]] if "split" in row else [])
+    def _sample(self, row: Row) -> Sample:
+        values = row.values
+        splits = values.get("splits", [values["split"]] if "split" in values else [])
         if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
-            raise ProclipError(f"{where}: 'splits' is a list of names, 'split' one name, not {splits!r}")
-        special = ("file_name", "key", "split", "splits")
-        captions = {k: v for k, v in row.items() if isinstance(v, str) and k not in special}
+            raise ProclipError(f"{row.where}: 'splits' is a list of names, 'split' one name, not {splits!r}")
+        columns = {name: value for name, value in values.items() if name not in SPECIAL}
         return Sample(
-            str(row.get("key", row["file_name"])), self.folder / row["file_name"], captions, frozenset(splits)
+            key=str(values.get("key", values["file_name"])),
+            path=self.folder / values["file_name"],
+            captions={name: value for name, value in columns.items() if isinstance(value, str)},
+            caption_lists={name: tuple(value) for name, value in columns.items() if _is_texts(value)},
+            splits=frozenset(splits),
         )
 
     def select(self, split: str) -> list[Sample]:
-        """The samples of a split, in file order.
+        """The samples of a split, in file order; of ``not NAME``, all but those that name that split.
 
         Raises:
             ProclipError: there are none; the message lists the splits that exist.
         """
-        chosen = [s for s in self.samples.values() if not s.splits or split in s.splits]
+        other = split.removeprefix(NOT)
+        if split.startswith(NOT):
+            chosen = [s for s in self.samples.values() if other not in s.splits]
+        else:
+            chosen = [s for s in self.samples.values() if not s.splits or split in s.splits]
         if not chosen:
             known = sorted(set().union(*(s.splits for s in self.samples.values())))
             raise ProclipError(f"{self.folder}: no rows of split {split!r}; splits: {', '.join(known)}")
@@ -97,17 +100,21 @@ class ImageCaptions:
         return self.samples[key]
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
 def caption_of(sample: Sample, column: str) -> str:
     """The sample's caption.
 
     Raises:
         ProclipError: no such column (the message lists those there are), or an empty caption.
     """
+    if column in sample.caption_lists:
+        raise ProclipError(f"sample {sample.key!r}: {column!r} holds a list; {ONE_TEXT}")
     if column not in sample.captions:
-        raise ProclipError(
-            f"sample {sample.key!r} has no caption column {column!r} (a column holds one text an image, not a list); "
-            f"columns: {', '.join(sorted(sample.captions))}"
-        )
+        columns = ", ".join(sorted(sample.captions)) or "none"
+        raise ProclipError(f"sample {sample.key!r} has no caption column {column!r}; columns: {columns}")
     text = sample.captions[column]
     if not text.strip():
         raise ProclipError(f"sample {sample.key!r}: caption {column!r} is empty")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -97,13 +97,20 @@ class DistillBatches:
         llm, teacher: the embedding stores.
         config: caption columns, and which column the teacher reads for each.
         seed: of the order.
+        left_out: keys of the teacher's captions that are no targets: it cannot read them whole.
 
     Raises:
         ProclipError: a caption is missing from the data or from a store, or has changed since it was embedded.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], llm: EmbeddingStore, teacher: EmbeddingStore, config: DistillConfig, seed: int
+        self,
+        samples: Sequence[Sample],
+        llm: EmbeddingStore,
+        teacher: EmbeddingStore,
+        config: DistillConfig,
+        seed: int,
+        left_out: Collection[str] = frozenset(),
     ) -> None:
         for column in config.teacher_captions:
             if column not in config.captions:
@@ -113,13 +120,17 @@ class DistillBatches:
         pairs = [(caption_key(s.key, own), caption_key(s.key, other)) for s in samples for own, other in targets]
         self.llm, self.teacher = llm, teacher
         for store, columns in zip((llm, teacher), zip(*targets, strict=True), strict=True):
-            store.check({caption_key(s.key, column): s.captions[column] for s in samples for column in columns})
-        self._order = _Order(pairs, config.batch_size, seed, "texts")
+            captions = {caption_key(s.key, column): s.captions[column] for s in samples for column in columns}
+            store.check({key: text for key, text in captions.items() if store is llm or key not in left_out})
+        self._llm_keys = [own for own, _ in pairs]
+        kept = [pair for pair in pairs if pair[1] not in left_out]
+        self.texts, self.left_out = len(pairs), len(pairs) - len(kept)
+        self._order = _Order(kept, config.batch_size, seed, "texts")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
 
     def training_llm_embeds(self) -> Tensor:
-        """Every text's LLM embedding, [n, h]: what the adapter's input norm is fitted to."""
-        return self.llm.rows([key for key, _ in self._order.items])
+        """Every text's LLM embedding, [n, h], those left out too: what the adapter's input norm is fitted to."""
+        return self.llm.rows(self._llm_keys)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
         """The batches of a pass, without the first `start`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,26 @@ class EmbeddingStore:
         Raises:
             ProclipError: a key is not in the store.
         """
+        embeds = torch.empty(len(keys), self.dim)
+        for places, shard, rows in self._find(keys):
+            embeds[places] = unpack(shard.tensors, rows)
+        return embeds
+
+    def cut(self, keys: Sequence[str]) -> Tensor | None:
+        """Which texts were longer than the embedder reads, by key: [n] bool; None where a shard does not say.
+
+        Raises:
+            ProclipError: a key is not in the store.
+        """
+        cut = torch.empty(len(keys), dtype=torch.bool)
+        for places, shard, rows in self._find(keys):
+            if "cut" not in shard.tensors:
+                return None
+            cut[places] = shard.tensors["cut"][rows]
+        return cut
+
+    def _find(self, keys: Sequence[str]) -> Iterator[tuple[Tensor, Shard, Tensor]]:
+        """Shards that hold some of the keys: places among the keys [m], shard, rows of the shard [m]."""
         try:
             positions = np.fromiter((self._positions[key] for key in keys), dtype=np.int64, count=len(keys))
         except KeyError as error:
@@ -125,13 +145,11 @@ class EmbeddingStore:
                 f"{error.args[0]!r} is not among the {len(self)} keys of the embeddings at {self.folder}: "
                 "run  proclip embed  with the recipe that needs it"
             ) from None
-        embeds = torch.empty(len(keys), self.dim)
         shard_of = np.searchsorted(self._starts, positions, side="right") - 1
         for number in np.unique(shard_of):
             places = np.flatnonzero(shard_of == number)
-            rows = torch.from_numpy(positions[places] - self._starts[number])
-            embeds[torch.from_numpy(places)] = unpack(self._shards[number].tensors, rows)
-        return embeds
+            rows = positions[places] - self._starts[number]
+            yield torch.from_numpy(places), self._shards[number], torch.from_numpy(rows)
 
     def check(self, captions: Mapping[str, str]) -> None:
         """Refuse captions that were not embedded, or that have changed since.
@@ -187,6 +205,7 @@ class StoreWriter:
         dim: width of the vectors.
         dtype: how to store them.
         shard_size: rows at which a shard is written. Rows added by one call stay together, so it may be longer.
+        wait_seconds: how long another process that writes is waited for.
 
     Raises:
         ProclipError: the folder holds something else, a store made otherwise (the message lists the fields that
@@ -200,6 +219,7 @@ class StoreWriter:
         dim: int,
         dtype: StoreDtype = "float32",
         shard_size: int = 16384,
+        wait_seconds: float = LOCK_SECONDS,
     ) -> None:
         from filelock import FileLock, Timeout
 
@@ -207,7 +227,7 @@ class StoreWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / LOCK)
         try:
-            self._lock.acquire(timeout=LOCK_SECONDS)
+            self._lock.acquire(timeout=wait_seconds)
         except Timeout:
             raise ProclipError(
                 f"another process is writing the embeddings at {self.folder}: wait for its end"
@@ -224,7 +244,7 @@ class StoreWriter:
         self._keys: list[str] = []
         self._digests: list[int] = []
         self._embeds: list[Tensor] = []
-        self._truncated = 0
+        self._cut: list[bool | None] = []
 
     def _start(self, wanted: Manifest) -> Manifest:
         """The manifest of the store that is there, or a new one."""
@@ -248,7 +268,7 @@ class StoreWriter:
         return self._done
 
     def add(
-        self, keys: Sequence[str], embeds: Tensor, *, texts: Sequence[str] | None = None, truncated: int = 0
+        self, keys: Sequence[str], embeds: Tensor, *, texts: Sequence[str] | None = None, cut: Tensor | None = None
     ) -> None:
         """Add rows.
 
@@ -256,7 +276,7 @@ class StoreWriter:
             keys: n new keys.
             embeds: [n, dim].
             texts: what was embedded, to notice later that a caption has changed.
-            truncated: how many of the texts lost their end.
+            cut: [n] bool, which of the texts lost their end, where that is known.
 
         Raises:
             ProclipError: counts or width do not fit, a key is there already, or a value is not finite.
@@ -277,7 +297,7 @@ class StoreWriter:
         self._keys += keys
         self._digests += digests
         self._embeds.append(embeds.detach().to("cpu", torch.float32))
-        self._truncated += truncated
+        self._cut += cut.tolist() if cut is not None else [None] * len(keys)
         if len(self._keys) >= self.shard_size:
             self.flush()
 
@@ -287,18 +307,20 @@ class StoreWriter:
             return
         tensors = pack(torch.cat(self._embeds), self._manifest.dtype)
         tensors["text_sha256"] = torch.tensor(self._digests, dtype=torch.int64)
+        if None not in self._cut:
+            tensors["cut"] = torch.tensor(self._cut)
         content = save(tensors, metadata={"keys": json.dumps(self._keys, ensure_ascii=False)})
         entry = ShardEntry(
             file=f"shard-{len(self._manifest.shards):05d}.safetensors",
             rows=len(self._keys),
-            truncated=self._truncated,
+            truncated=len({d or k for k, d, cut in zip(self._keys, self._digests, self._cut, strict=True) if cut}),
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
         )
         write_atomically(self.folder / entry.file, content)
         self._manifest = replace(self._manifest, shards=(*self._manifest.shards, entry))
         self._manifest.write(self.folder)
-        self._keys, self._digests, self._embeds, self._truncated = [], [], [], 0
+        self._keys, self._digests, self._embeds, self._cut = [], [], [], []
 
     def close(self) -> None:
         """Write what waits and give the lock back."""
