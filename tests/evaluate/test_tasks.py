@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from proclip.errors import ProclipError
-from proclip.evaluate.tasks import ClassificationTask, RetrievalTask, load_task, load_tasks
+from proclip.evaluate.tasks import (
+    ClassificationTask,
+    PairsTask,
+    RetrievalTask,
+    WinogroundTask,
+    load_task,
+    load_tasks,
+)
 
 CLASSIFICATION: dict[str, Any] = {
     "task": "classification", "name": "zero_shot_a", "items": [["a/1", 0], ["a/2", 1]],
@@ -21,6 +28,10 @@ RETRIEVAL: dict[str, Any] = {
 PAIRS: dict[str, Any] = {
     "task": "pairs", "name": "pairs", "chance": 0.25,
     "items": [{"pattern": "colour", "keys": ["a/1", "a/2"], "captions": ["red", "blue"]}],
+}  # fmt: skip
+WINOGROUND: dict[str, Any] = {
+    "task": "winoground", "name": "winoground",
+    "items": [{"pattern": "Object", "keys": ["a/1", "a/2"], "captions": ["a dog on a cat", "a cat on a dog"]}],
 }  # fmt: skip
 HARD: dict[str, Any] = {
     "task": "hard_negatives", "name": "hard_negatives", "chance": 0.5,
@@ -39,14 +50,23 @@ def write(folder: Path, values: Any, name: str = "task.json") -> Path:
 
 
 def test_reads_every_kind(tmp_path: Path) -> None:
-    for i, values in enumerate((CLASSIFICATION, RETRIEVAL, PAIRS, HARD, PROBE)):
+    for i, values in enumerate((CLASSIFICATION, RETRIEVAL, PAIRS, HARD, WINOGROUND, PROBE)):
         write(tmp_path, values, f"{i}.json")
     tasks = load_tasks(tmp_path)
-    assert list(tasks) == ["hard_negatives", "linear_probe_a", "pairs", "retrieval_short", "zero_shot_a"]
+    assert list(tasks) == ["hard_negatives", "linear_probe_a", "pairs", "retrieval_short", "winoground", "zero_shot_a"]
     classification, retrieval = tasks["zero_shot_a"], tasks["retrieval_short"]
     assert isinstance(classification, ClassificationTask) and classification.items == (("a/1", 0), ("a/2", 1))
     assert isinstance(retrieval, RetrievalTask) and retrieval.items[0] == ("a/1", ("x", "y"))
     assert retrieval.chance == {1: 0.5, 5: 1.0, 10: 1.0}
+    winoground = tasks["winoground"]
+    assert isinstance(winoground, WinogroundTask) and winoground.items[0].captions[1] == "a cat on a dog"
+
+
+def test_pairs_compare_statements_unless_they_say_images(tmp_path: Path) -> None:
+    plain = load_task(write(tmp_path, PAIRS))
+    images = load_task(write(tmp_path, {**PAIRS, "compare": "images"}))
+    assert isinstance(plain, PairsTask) and plain.compare == "statements"
+    assert isinstance(images, PairsTask) and images.compare == "images" and images.items == plain.items
 
 
 def change(values: dict[str, Any], edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -75,6 +95,8 @@ def change(values: dict[str, Any], edit: Callable[[dict[str, Any]], object]) -> 
         (change(RETRIEVAL, lambda v: v["chance"].pop("r@5")), "chance lacks the key 'r@5'"),
         (change(PAIRS, lambda v: v["items"][0]["keys"].pop()), r"items\[0\].keys must be a list of 2"),
         (change(PAIRS, lambda v: v["items"][0].update(captions=["x", "x"])), "two different texts"),
+        (change(PAIRS, lambda v: v.update(compare="texts")), 'compare must be "statements" or "images", not "texts"'),
+        (change(WINOGROUND, lambda v: v["items"][0].update(keys=["a/1", "a/1"])), "two different images"),
         (change(HARD, lambda v: v["items"][0].update(negative="x")), "another text than caption"),
         (
             change(PROBE, lambda v: v["test"].append(["a/1", 0])),

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from .encoders import Encoders
-from .probe import ProbeResult, linear_probe
-from .suite import chance_levels, evaluated_images, run_suite
-from .tasks import load_task, load_tasks
+from .benchmark import Benchmark
+from .dual_encoder import DualEncoder
+from .functions import from_functions
+from .open_model import open_model
+from .run import run_benchmark
 
-__all__ = [
-    "Encoders",
-    "ProbeResult",
-    "chance_levels",
-    "evaluated_images",
-    "linear_probe",
-    "load_task",
-    "load_tasks",
-    "run_suite",
-]
+__all__ = ["Benchmark", "DualEncoder", "from_functions", "open_model", "run_benchmark"]

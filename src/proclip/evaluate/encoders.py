@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ProclipError
+from ..models.embedder import check_vectors
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Image keys or texts, n of them, to vectors, [n, d], in the same order."""
@@ -39,15 +39,6 @@ def encode_distinct(encode: Encode, inputs: Sequence[str]) -> Tensor:
     """
     distinct = list(dict.fromkeys(inputs))
     vectors = encode(distinct).detach().to(device="cpu", dtype=torch.float32)
-    if vectors.ndim != 2 or len(vectors) != len(distinct):
-        raise ProclipError(
-            f"the encoder returned a tensor of shape {list(vectors.shape)} for {len(distinct)} inputs; "
-            f"it must be [{len(distinct)}, d]"
-        )
-    finite = torch.isfinite(vectors).all(dim=1)
-    if not bool(finite.all()):
-        raise ProclipError(
-            f"the encoder returned a value that is not finite for {distinct[int(finite.int().argmin())]!r}"
-        )
+    check_vectors(vectors, distinct)
     rows = {text: row for row, text in enumerate(distinct)}
     return vectors[torch.tensor([rows[text] for text in inputs], dtype=torch.long)]

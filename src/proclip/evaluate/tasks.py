@@ -1,7 +1,7 @@
 """Task files: what is asked of a model, as JSON that names images by key.
 
-A tasks folder holds one JSON file for each task. Five kinds are known; the shape of each is the dataclass below, and
-users' own tasks are written the same way (docs/mini_world.md shows one of each).
+A tasks folder holds one JSON file for each task. Six kinds are known; the shape of each is the dataclass below, and
+users' own tasks are written the same way (docs/mini_world.md shows those of the mini world).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..errors import ProclipError
 
@@ -31,7 +31,7 @@ class ClassificationTask:
     templates: tuple[str, ...]
     """Prompt templates with ``{}`` for the class name."""
     chance: float
-    """Mean per-class accuracy of a guess."""
+    """Accuracy of a guess, top 1 and mean per class alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,10 @@ class PairItem:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsTask:
-    """MMVP-style pairs: ``{"items": [{"pattern", "keys": [k1, k2], "captions": [c1, c2]}, ...], "chance"}``."""
+    """MMVP-style pairs: ``{"items": [{"pattern", "keys": [k1, k2], "captions": [c1, c2]}, ...], "chance"}``.
+
+    ``"compare"`` may be added.
+    """
 
     name: str
     """Name of the task."""
@@ -68,6 +71,8 @@ class PairsTask:
     """The pairs."""
     chance: float
     """Share of pairs that a guess gets right."""
+    compare: Literal["statements", "images"] = "statements"
+    """What is compared: for each image the two statements, or for each statement the two images (MMVP-VLM's script)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,19 @@ class HardNegativesTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WinogroundTask:
+    """Winoground-style: pairs as in `PairsTask`, of which both statements use the same words.
+
+    ``{"items": [{"pattern", "keys", "captions"}, ...]}``; scored for text, image and group (1/4, 1/4, 1/6 by chance).
+    """
+
+    name: str
+    """Name of the task."""
+    items: tuple[PairItem, ...]
+    """The pairs; ``pattern`` is the tag that figures are also given for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeTask:
     """Linear probe: ``{"train": [[key, label], ...], "test": [...], "classnames", "chance"}``."""
 
@@ -112,7 +130,7 @@ class ProbeTask:
     """Accuracy of a guess: the share of the most frequent label."""
 
 
-Task: TypeAlias = ClassificationTask | RetrievalTask | PairsTask | HardNegativesTask | ProbeTask
+Task: TypeAlias = ClassificationTask | RetrievalTask | PairsTask | HardNegativesTask | WinogroundTask | ProbeTask
 
 
 def _require(condition: bool, where: str, wanted: str, value: object) -> None:
@@ -185,7 +203,7 @@ def _retrieval(values: dict[str, Any], name: str, path: Path) -> RetrievalTask:
     return RetrievalTask(name=name, items=items, chance=levels)
 
 
-def _pairs(values: dict[str, Any], name: str, path: Path) -> PairsTask:
+def _pair_items(values: dict[str, Any], path: Path) -> tuple[PairItem, ...]:
     def read(item: Any, here: str) -> PairItem:
         first, second = _list(_field(item, "keys", here), f"{here}.keys", _text, size=2)
         true_of_first, true_of_second = _list(_field(item, "captions", here), f"{here}.captions", _text, size=2)
@@ -194,8 +212,18 @@ def _pairs(values: dict[str, Any], name: str, path: Path) -> PairsTask:
         pattern = _text(_field(item, "pattern", here), f"{here}.pattern")
         return PairItem(pattern=pattern, keys=(first, second), captions=(true_of_first, true_of_second))
 
-    items = _list(_field(values, "items", f"{path}"), f"{path}: items", read)
-    return PairsTask(name=name, items=items, chance=_share(_field(values, "chance", f"{path}"), f"{path}: chance"))
+    return _list(_field(values, "items", f"{path}"), f"{path}: items", read)
+
+
+def _pairs(values: dict[str, Any], name: str, path: Path) -> PairsTask:
+    compare = values.get("compare", "statements")
+    _require(compare in ("statements", "images"), f"{path}: compare", '"statements" or "images"', compare)
+    chance = _share(_field(values, "chance", f"{path}"), f"{path}: chance")
+    return PairsTask(name=name, items=_pair_items(values, path), chance=chance, compare=compare)
+
+
+def _winoground(values: dict[str, Any], name: str, path: Path) -> WinogroundTask:
+    return WinogroundTask(name=name, items=_pair_items(values, path))
 
 
 def _hard_negatives(values: dict[str, Any], name: str, path: Path) -> HardNegativesTask:
@@ -225,6 +253,7 @@ _READERS: dict[str, Callable[[dict[str, Any], str, Path], Task]] = {
     "retrieval": _retrieval,
     "pairs": _pairs,
     "hard_negatives": _hard_negatives,
+    "winoground": _winoground,
     "probe": _probe,
 }
 
