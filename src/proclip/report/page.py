@@ -1,297 +1,201 @@
-"""The page: one HTML file that holds all it shows."""
+"""The page: one HTML file that holds all it shows. A section is a function; an empty one is ""."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
-from ..files import write_atomically
-from .gallery import GalleryItem, gallery_html
-from .style import CSS
-from .svg import change_bars, curves_chart, grouped_bars, legend, tone
-from .table import (
-    COLUMNS,
-    MISSING,
-    ORIGINAL,
+from ..results import ModelResults
+from ..results.gallery import Gallery
+from .cards import data_cards, environment_card, model_cards
+from .columns import (
+    CLASSIFICATION,
+    LONG_RETRIEVAL,
+    SHORT_RETRIEVAL,
     Column,
-    Row,
-    method_label,
-    ordered_methods,
-    shown,
-    summary_rows,
-    used_columns,
+    marked,
+    per_cent,
+    summary_columns,
+    zero_shot_key,
 )
+from .compared import Compared
+from .curves import Curves
+from .drawing import Drawing, inline_svg
+from .figures import make_drawings
+from .gallery import gallery_html
+from .html_table import arrow, scroll, swatch, table_html
+from .names import benchmark_label
+from .style import CSS
+from .tables import CHANCE, MISSING, Table, ablation_table, make_tables
 
-Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
-"""Rows of metrics.jsonl by method and stage."""
-
-HEADLINE = {
-    "retrieval_long/t2i_r@1": "Finding by long captions",
-    "multilingual/mean": "Finding in other languages",
-    "pairs/mean": "Telling near twins apart",
-    "zero_shot/openmoji": "Zero-shot classes",
+HEADLINES = {
+    "Zero-shot, mean of 11 sets": tuple(zero_shot_key(name) for name in CLASSIFICATION),
+    "Retrieval, text to image": tuple(f"{name}/t2i_r@1" for name in (*SHORT_RETRIEVAL, *LONG_RETRIEVAL)),
+    "XM3600, mean of languages": ("xm3600/mean/t2i_r@1",),
+    "MMVP, mean of patterns": ("mmvp_vlm/mean",),
+    "Finding by long captions": ("mini-world/retrieval_long/t2i_r@1",),
+    "Finding in other languages": ("mini-world/multilingual/mean/t2i_r@1",),
+    "Telling near twins apart": ("mini-world/pairs/mean",),
+    "Zero-shot classes": ("mini-world/zero_shot/openmoji/mean_per_class",),
 }
-"""Figures shown large, above the table."""
-SUBJECT = "proclip"
-"""The method whose figures are shown large."""
-NOTES = {
-    "clip": "the original model with its own text encoder; nothing is trained",
-    "llm2clip": "the language model and an adapter from scratch, contrastive tuning alone",
-    "lit": "the adapter alone is tuned contrastively; the image encoder is locked",
-    "stage1": "the adapter is taught by CLIP’s text encoder; no image is seen",
-    "stage1_contrastive": "stage 1, then contrastive tuning with nothing that holds the image encoder back",
-    "proclip": "stage 1, then contrastive tuning held back by self-distillation",
-    "proclip_multilingual": "ProCLIP whose stage 1 also reads captions in other languages",
-}
-STAGES = {
-    "distill": "Stage 1: representation inheritance",
-    "tune": "Stage 2: contrastive tuning",
-    "pretrain": "Pretraining of CLIP",
-}
-LANGUAGES = {
-    "ar": "Arabic", "de": "German", "en": "English", "es": "Spanish", "fa": "Persian", "fr": "French",
-    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "pt": "Portuguese", "ru": "Russian",
-    "tr": "Turkish", "zh": "Chinese",
-}  # fmt: skip
+"""Figures shown large; the first four that any model has."""
+LAST = ("other", "ranks", "k-nn")
+"""Tables that stand below the others."""
+TITLE = "What was gained, and what was forgotten"
+"""Of a page that compares models."""
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _scroll(label: str, content: str, css: str = "") -> str:
-    """A box of its own for what may be wider than a phone."""
-    return f'<div class="scroll {css}" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
-
-
-def _meta(results: Mapping[str, Any]) -> str:
-    benchmark, entries = results.get("benchmark", {}), []
-    if "name" in benchmark:
-        entries.append(("Benchmark", f"{benchmark['name']}, version {benchmark.get('version', '?')}"))
-    if "checksum" in benchmark:
-        entries.append(("Checksum", str(benchmark["checksum"])[:12]))
-    if "seed" in results:
-        entries.append(("Seed", str(results["seed"])))
-    if results.get("seconds"):
-        entries.append(("Time in all", _duration(sum(results["seconds"].values()))))
-    items = "".join(f"<li>{escape(name)} <b>{escape(value)}</b></li>" for name, value in entries)
-    return f'<ul class="meta">{items}</ul>'
-
-
-def _headline(results: Mapping[str, Any]) -> str:
-    methods, columns = results["methods"], {column.key: column for column in COLUMNS}
-    tiles = []
-    for key, name in HEADLINE.items():
-        if key not in methods.get(SUBJECT, {}):
-            continue
-        beside = [ORIGINAL, "llm2clip", *(["proclip_multilingual"] if key == "multilingual/mean" else [])]
-        others = [(method_label(m), methods[m][key]) for m in beside if key in methods.get(m, {})]
-        if key in results.get("chance", {}):
-            others.append(("Chance", results["chance"][key]))
-        listed = "".join(f"<li>{escape(who)} <b>{shown(value, columns[key])}</b></li>" for who, value in others)
-        tiles.append(
-            f'<div class="stat"><em>{escape(name)}</em><strong>{shown(methods[SUBJECT][key], columns[key])} '
-            f"<small>{escape(method_label(SUBJECT))}</small></strong><ul>{listed}</ul></div>"
-        )
-    return f'<div class="stats">{"".join(tiles)}</div>' if tiles else ""
-
-
-def _table_head(columns: Sequence[Column]) -> str:
-    first, second = '<th rowspan="2" scope="col">Method</th>', ""
-    for group, members in groupby(columns, key=lambda column: column.group):
-        labels = [column.label for column in members]
-        span = f' colspan="{len(labels)}" scope="colgroup"' if len(labels) > 1 else ' scope="col"'
-        first += f"<th{span}>{escape(group)}</th>"
-        second += "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
-    return f"<thead><tr>{first}</tr><tr>{second}</tr></thead>"
-
-
-def _table_row(row: Row) -> str:
-    css = "chance" if row.method == "chance" else "ours" if row.method.startswith(SUBJECT) else ""
-    cells = "".join(
-        f"<td>{'<strong>' if c.best else ''}{c.text}{'</strong>' if c.best else ''}</td>" for c in row.cells
-    )
-    swatch = f'<span class="swatch {"" if row.method == "chance" else tone(row.method)}"></span>'
-    return f'<tr class="{css}"><th scope="row">{swatch}{escape(row.label)}</th>{cells}</tr>'
-
-
-def _summary(results: Mapping[str, Any]) -> str:
-    body = "".join(_table_row(row) for row in summary_rows(results))
-    table = f"<table>{_table_head(used_columns(results))}<tbody>{body}</tbody></table>"
-    notes = "".join(
-        f"<dt>{escape(method_label(method))}</dt><dd>{escape(NOTES[method])}</dd>"
-        for method in ordered_methods(results)
-        if method in NOTES
-    )
-    return (
-        "<h2>All methods, all tasks</h2>"
-        '<p class="lead">Per cent right on concepts that were never trained on; the best of each column is bold. '
-        "Zero-shot is the mean over classes, retrieval is recall at 1 (i→t: an image’s text; t→i: a text’s image), "
-        "languages are t→i over all but English. CKA compares the image encoder with the original "
-        "one: 1 is unmoved, and it is no score.</p>"
-        f'{_scroll("Figures of all methods", table)}<dl class="methods">{notes}</dl>'
-    )
-
-
-def _forgetting(results: Mapping[str, Any]) -> str:
-    methods = results["methods"]
-    original = methods.get(ORIGINAL, {})
-    panels: list[tuple[Column, dict[str, float]]] = []
-    for column in used_columns(results):
-        if column.is_score and column.key in original:
-            changes = {
-                method: 100 * (methods[method][column.key] - original[column.key])
-                for method in ordered_methods(results)
-                if method != ORIGINAL and column.key in methods[method]
-            }
-            if changes:
-                panels.append((column, changes))
-    if not panels:
-        return ""
-    every = [change for _, changes in panels for change in changes.values()]
-    low, high = min(0.0, *every), max(0.0, *every)
-    figures = "".join(
-        f"<figure><h3>{escape(column.title)}</h3>{change_bars(column.title, changes, low, high)}</figure>"
-        for column, changes in panels
-    )
-    return (
-        "<h2>Gained and forgotten, task by task</h2>"
-        '<p class="lead">Each bar is a method’s figure minus the original CLIP’s, in points, on one scale for all '
-        f'tasks. Left of the line is what was forgotten.</p><div class="panels">{figures}</div>'
-    )
-
-
-def _languages(results: Mapping[str, Any]) -> str:
-    methods, start, end = results["methods"], "multilingual/", "/t2i_r@1"
-    keys = {key for figures in methods.values() for key in figures if key.startswith(start) and key.endswith(end)}
-    if not keys:
-        return ""
-    codes = sorted((key.removeprefix(start).removesuffix(end) for key in keys), key=lambda c: (c != "en", c))
-    names = [LANGUAGES.get(code, code) for code in codes]
-    series = {
-        method: [methods[method].get(f"{start}{code}{end}") for code in codes]
-        for method in ordered_methods(results)
-        if keys & methods[method].keys()
-    }
-    chance = [results.get("chance", {}).get(f"{start}{code}{end}") for code in codes]
-    chart = grouped_bars("Text-to-image recall at 1 by language and method", names, series, chance)
-    has_chance = any(level is not None for level in chance)
-    return (
-        "<h2>Language by language</h2>"
-        '<p class="lead">Text-to-image recall at 1, per cent, for each concept’s name in a language. The adapter is '
-        "trained in English unless a method’s name says otherwise.</p>"
-        f"<figure>{legend(list(series), chance=has_chance)}{_scroll('Recall by language', chart, 'languages')}</figure>"
-    )
-
-
-def _training(curves: Curves) -> str:
-    stages: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for method, by_stage in curves.items():
-        for stage, rows in by_stage.items():
-            points = [(float(row["step"]), float(row["loss"])) for row in rows if "loss" in row and "step" in row]
-            if points:
-                stages.setdefault(stage, {})[method] = points
-    if not stages:
-        return ""
-    order = [s for s in STAGES if s in stages] + [s for s in stages if s not in STAGES]
-    figures = "".join(
-        f"<figure><h3>{escape(STAGES.get(stage, stage))}</h3>{legend(list(stages[stage]), lines=True)}"
-        f"{curves_chart(f'Loss by step, {STAGES.get(stage, stage)}', stages[stage])}</figure>"
-        for stage in order
-    )
-    return (
-        "<h2>Training</h2>"
-        '<p class="lead">The loss that is differentiated, by optimiser step. In stage 2, ProCLIP’s has the regulariser '
-        f'added, so its level is not to be compared with the others’.</p><div class="wide">{figures}</div>'
-    )
-
-
-def _gallery(items: Sequence[GalleryItem]) -> str:
-    if not items:
-        return ""
-    return (
-        "<h2>What is found</h2>"
-        '<p class="lead">A text, the picture it means, and the nearest five pictures under each method, best first. '
-        f"The right one has a frame and a tick.</p>{gallery_html(items)}"
-    )
-
-
-def _details(results: Mapping[str, Any]) -> str:
-    methods, chance = ordered_methods(results), results.get("chance", {})
-    keys = list(dict.fromkeys(key for method in methods for key in results["methods"][method]))
-    head = "".join(f'<th scope="col">{escape(method_label(method))}</th>' for method in methods)
-    body = ""
-    for key in sorted(keys):
-        values = [results["methods"][method].get(key) for method in methods]
-        column = Column(key=key, group="", label="", is_score=key != "cka")
-        cells = "".join(f"<td>{shown(value, column)}</td>" for value in (*values, chance.get(key)))
-        body += f'<tr><th scope="row"><code>{escape(key)}</code></th>{cells}</tr>'
-    figures = f'<table><thead><tr><th scope="col">Figure</th>{head}<th scope="col">Chance</th></tr></thead>'
-    figures = _scroll("Every figure", f"{figures}<tbody>{body}</tbody></table>")
-    html = f"<h2>Details</h2><details><summary>Every figure ({len(keys)})</summary>{figures}</details>"
-    if results.get("seconds"):
-        steps = "".join(
-            f'<tr><th scope="row">{escape(step)}</th><td>{_duration(seconds)}</td></tr>'
-            for step, seconds in results["seconds"].items()
-        )
-        html += (
-            "<details><summary>Time of each step</summary>"
-            f'<table class="narrow"><tbody>{steps or MISSING}</tbody></table></details>'
-        )
-    return html
-
-
-def write_report(
-    results: Mapping[str, Any],
+def page(
+    results: Sequence[ModelResults],
     *,
-    curves: Curves,
-    gallery: Sequence[GalleryItem],
-    out: Path,
+    title: str | None,
+    lead: str = "",
+    reference: str | None = None,
+    galleries: Sequence[Gallery] = (),
+    curves: Curves | None = None,
+    ablation: Mapping[str, Sequence[ModelResults]] | None = None,
     acknowledgement: str = "",
-) -> None:
-    """Write the page of a comparison: one HTML file, pictures and charts inside, nothing loaded from elsewhere.
-
-    Args:
-        results: what ``results.json`` holds: ``methods`` (figures from 0 to 1 by method), and if there ``benchmark``,
-            ``seed``, ``seconds`` and ``chance``.
-        curves: by method and stage the rows of ``metrics.jsonl``; those with ``step`` and ``loss`` are drawn.
-        gallery: queries and what was found.
-        out: the file to write; its folder is made.
-        acknowledgement: who made the pictures of the gallery, and under which licences.
-
-    Raises:
-        ProclipError: the results have no methods, or an image of the gallery cannot be read.
-    """
-    name = str(results.get("benchmark", {}).get("name", "a benchmark"))
-    summary = _summary(results)  # first, for it refuses results that have no methods
-    sections = "".join(
-        (
-            _meta(results),
-            _headline(results),
-            summary,
-            _forgetting(results),
-            _languages(results),
-            _training(curves),
-            _gallery(gallery),
-            _details(results),
-        )
-    )
-    page = (
+) -> str:
+    """The text of the page; see `write_report`."""
+    compared = Compared(results, reference)
+    title = title or (TITLE if compared.others else f"What {compared.reference.name} can do")
+    tables = {table.name: table for table in make_tables(compared)}
+    drawings = {drawing.name: drawing for drawing in make_drawings(compared, curves)}
+    said = next(iter(tables.values())).notes
+    by_task = [name for name in tables if name in drawings]
+    sections = [
+        headline(compared),
+        *(
+            table_section(tables[name], compared, () if place == 0 else said)
+            for place, name in enumerate(tables)
+            if name not in (*by_task, *LAST)
+        ),
+        change_section(compared, drawings),
+        *(table_section(tables[name], compared, said, drawings[name]) for name in by_task),
+        *(table_section(tables[name], compared, said) for name in LAST if name in tables),
+        ablation_section(ablation, compared),
+        figure_section(drawings["training"]) if "training" in drawings else "",
+        gallery_html(galleries, compared),
+        model_cards(compared),
+        data_cards(compared),
+        environment_card(compared.results),
+        every_figure(compared),
+    ]
+    below = f'<p class="lead">{escape(lead)}</p>' if lead else ""
+    return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>ProCLIP on {escape(name)}</title><style>{CSS}</style></head><body><main>"
-        f'<h1>ProCLIP on {escape(name)}</h1><p class="lead">What a language model’s embeddings bring to CLIP, '
-        f"and what CLIP forgets on the way.</p>{sections}"
-        "<footer>Drawn from the <code>results.json</code> beside this page; "
-        "<code>proclip report</code> draws it again. "
-        f"{escape(acknowledgement)}</footer></main></body></html>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
+        f'content="light dark"><title>{escape(title)}</title><style>{CSS}</style></head><body><main>'
+        f"<header><h1>{escape(title)}</h1>{below}{meta(compared)}</header>{''.join(sections)}"
+        "<footer>Drawn from result files by <code>proclip report</code>. Every figure has its interval, its data and "
+        f"its model above. {escape(acknowledgement)}</footer></main></body></html>\n"
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page)
+
+
+def meta(compared: Compared) -> str:
+    """A line of what the page is about."""
+    benchmarks = list(dict.fromkeys(name for model in compared.results for name in model.benchmarks))
+    named = ", ".join(map(benchmark_label, benchmarks)) if len(benchmarks) <= 3 else str(len(benchmarks))
+    seeds = {str(model.model["seed"]) for model in compared.results if model.model.get("seed") is not None}
+    entries = [("Models", str(len(compared.results))), ("Benchmarks", named)]
+    if compared.others:
+        entries.append(("Compared with", compared.reference.name))
+    if len(seeds) == 1:
+        entries.append(("Seed", seeds.pop()))
+    if hidden := len(compared.results) - len(compared.drawn):
+        entries.append(("In tables but not in charts", f"the last {hidden} models"))
+    return '<ul class="meta">' + "".join(f"<li>{escape(k)} <b>{escape(v)}</b></li>" for k, v in entries) + "</ul>"
+
+
+def headline(compared: Compared) -> str:
+    """The best of a few figures, large; the reference's and the best other model's, their difference, and chance."""
+    columns = [Column(keys=keys, group=name, label="") for name, keys in HEADLINES.items()]
+    columns = [c for c in columns if any(compared.value(m, c) is not None for m in compared.results)]
+    columns = list(marked(columns, compared.results))
+    if not columns:
+        columns = [column for column in summary_columns(compared.results) if column.is_score]
+    tiles = "".join(_tile(compared, column) for column in columns[:4])
+    return f'<div class="stats">{tiles}</div>' if tiles else ""
+
+
+def _tile(compared: Compared, column: Column) -> str:
+    values = {m.name: v for m in compared.results if (v := compared.value(m, column)) is not None}
+    best = max(values, key=lambda name: values[name])
+    interval = compared.interval(next(m for m in compared.results if m.name == best), column)
+    ends = f"95 %: {column.shown(interval.low)}–{column.shown(interval.high)}" if interval else ""
+    reference = compared.reference.name
+    others = sorted((name for name in values if name != reference), key=lambda name: -values[name])[:1]
+    beside = [(name, values[name]) for name in (reference, *others) if name in values and name != best]
+    if (chance := compared.chance(column)) is not None:
+        beside.append((CHANCE, chance))
+    listed = "".join(f"<li>{escape(name)} <b>{column.shown(value)}</b></li>" for name, value in beside)
+    against = "".join(_against(compared, column, name) for name in others) if reference in values else ""
+    return (
+        f'<div class="stat"><em>{escape(column.title)}</em><strong>{column.shown(values[best])} '
+        f"<small>{swatch(compared, best)}{escape(best)}</small></strong><p>{ends}</p>{against}<ul>{listed}</ul></div>"
+    )
+
+
+def _against(compared: Compared, column: Column, name: str) -> str:
+    """What a model has over the reference in points, marked if that is told from 0; nothing if it cannot be asked."""
+    model = next(m for m in compared.results if m.name == name)
+    found = compared.difference(model, compared.reference, column)
+    if found is None:
+        return ""
+    change, low, high = (per_cent(value, sign=True) for value in found[:3])
+    mark = arrow("better" if found.low > 0 else "worse", compared.reference.name) if found.significant else ""
+    said = f"{escape(name)} against {escape(compared.reference.name)}"
+    return f"<p>{said}: <b>{change}</b>{mark} ({low} to {high})</p>"
+
+
+def table_section(table: Table, compared: Compared, said: Collection[str] = (), drawing: Drawing | None = None) -> str:
+    """A table, below its figure if there is one; notes that are `said` already are left out."""
+    shown = table_html(table, compared, said)
+    if drawing is None:
+        return f'<section><h2>{escape(table.title)}</h2><p class="lead">{escape(table.about)}</p>{shown}</section>'
+    return (
+        f'<section><h2>{escape(drawing.title)}</h2><p class="lead">{escape(drawing.about)}</p>'
+        f"<figure>{inline_svg(drawing)}</figure><details><summary>The figures as a table</summary>{shown}</details>"
+        "</section>"
+    )
+
+
+def figure_section(drawing: Drawing) -> str:
+    """A figure alone."""
+    return (
+        f'<section><h2>{escape(drawing.title)}</h2><p class="lead">{escape(drawing.about)}</p>'
+        f"<figure>{inline_svg(drawing)}</figure></section>"
+    )
+
+
+def change_section(compared: Compared, drawings: Mapping[str, Drawing]) -> str:
+    """Forgetting against gain, then task by task."""
+    shown = [name for name in drawings if name.startswith("forgetting-") or name == "changes"]
+    return "".join(figure_section(drawings[name]) for name in shown)
+
+
+def ablation_section(ablation: Mapping[str, Sequence[ModelResults]] | None, compared: Compared) -> str:
+    """The ablation's table, if there is one."""
+    if not ablation:
+        return ""
+    columns = summary_columns([model for seeds in ablation.values() for model in seeds])
+    return table_section(ablation_table(ablation, columns), compared)
+
+
+def every_figure(compared: Compared) -> str:
+    """All that was measured, folded away."""
+    keys = dict.fromkeys(
+        f"{name}/{key}" for model in compared.results for name, one in model.benchmarks.items() for key in one.figures
+    )
+    head = "".join(f'<th scope="col">{escape(model.name)}</th>' for model in compared.results)
+    rows = ""
+    for key in keys:
+        (column,) = marked([Column(keys=(key,), group="", label=key)], compared.results)
+        values = [compared.value(model, column) for model in compared.results]
+        cells = "".join(f"<td>{MISSING if value is None else column.shown(value)}</td>" for value in values)
+        rows += f'<tr><th scope="row"><code>{escape(column.heading)}</code></th>{cells}</tr>'
+    table = f'<table><thead class="one"><tr><th scope="col">Figure</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return (
+        f"<section><h2>Every figure</h2><details><summary>{len(keys)} figures</summary>"
+        f"{scroll('Every figure', table)}</details></section>"
+    )
