@@ -1,13 +1,16 @@
 """proclip: a language model's understanding of text for any CLIP, without losing what CLIP knows.
 
 An implementation of ProCLIP (arXiv 2510.18795). This file is the public API's table of contents; what it names is
-imported when first used, so that ``import proclip`` is light.
+imported when first used, so that ``import proclip`` is light; transformers' Auto API learns of our models as soon as it
+is imported itself.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from .integrations.when_imported import register_when_imported
 
 if TYPE_CHECKING:
     from .config import Recipe as Recipe
@@ -50,3 +53,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+register_when_imported()

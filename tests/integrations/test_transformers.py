@@ -13,13 +13,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import proclip
 from proclip.errors import ProclipError
-from proclip.integrations.transformers import ProCLIPConfig, ProCLIPModel
+from proclip.integrations import when_imported
+from proclip.integrations.transformers import ProCLIPModel
+from proclip.integrations.transformers_config import ProCLIPConfig
 from proclip.models.proclip import ProCLIP
 
 
 @pytest.fixture(scope="module")
 def auto(tiny_proclip_path: Path) -> ProCLIPModel:
-    proclip.register_auto()
     return AutoModel.from_pretrained(tiny_proclip_path)
 
 
@@ -86,12 +87,67 @@ def test_refusals(auto: ProCLIPModel, tiny_proclip_path: Path, tmp_path: Path) -
         auto.save_pretrained(tmp_path / "x", state_dict={})
 
 
-def test_one_call_registers(tiny_proclip_path: Path) -> None:
+EITHER_ORDER = [
+    "import proclip; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1])\n"
+    "assert 'proclip.models.proclip' not in sys.modules; from transformers import AutoModel",  # a config needs no model
+    "from transformers import AutoConfig, AutoModel; import proclip",
+    "from transformers import AutoConfig; import proclip; from transformers import AutoModel",
+]
+
+
+def run_python(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "error:proclip could not:RuntimeWarning", "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("imports", EITHER_ORDER, ids=["proclip first", "transformers first", "between"])
+def test_import_registers(imports: str, tiny_proclip_path: Path) -> None:
     code = (
-        "import sys, proclip; assert 'torch' not in sys.modules;"
-        "proclip.register_auto(); proclip.register_auto();"
-        f"from transformers import AutoModel; m = AutoModel.from_pretrained({str(tiny_proclip_path)!r});"
-        "print(type(m).__name__)"
+        f"import sys; {imports}\n"
+        "from proclip.integrations.when_imported import AUTO_MODEL, Hook\n"
+        "print(type(AutoConfig.from_pretrained(sys.argv[1])).__name__, end=' ')\n"
+        "print(type(AutoModel.from_pretrained(sys.argv[1])).__name__, end=' ')\n"
+        "print([f for f in sys.meta_path if isinstance(f, Hook)], type(sys.modules[AUTO_MODEL].__loader__).__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "ProCLIPModel", done.stderr
+    assert run_python(code, str(tiny_proclip_path)) == "ProCLIPConfig ProCLIPModel [] SourceFileLoader"
+
+
+def test_threads_that_import_at_once_see_it_registered(tiny_proclip_path: Path) -> None:
+    """Some import our side, some transformers'; nobody waits for ever, nobody sees AutoModel without our model."""
+    code = """
+import proclip, sys, threading
+import transformers
+start, seen = threading.Barrier(8), []
+
+def work(number):
+    start.wait()
+    if number % 4 == 1:
+        import proclip.integrations.transformers
+    elif number % 4 == 2:
+        from transformers import CLIPModel
+    elif number % 4 == 3:
+        from transformers import AutoConfig
+        assert type(AutoConfig.from_pretrained(sys.argv[1])).__name__ == "ProCLIPConfig"
+    from transformers import AutoModel
+    seen.append(type(AutoModel.from_pretrained(sys.argv[1])).__name__)
+
+threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(120)
+print(len(seen), set(seen))
+"""
+    assert run_python(code, str(tiny_proclip_path)) == "8 {'ProCLIPModel'}"
+
+
+def test_a_failure_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(when_imported.REGISTRARS, "json", (".transformers_config", "no_such_function"))
+    with pytest.warns(RuntimeWarning, match="could not register with json.*no_such_function"):
+        when_imported.Hook().register("json")
+
+
+def test_by_hand(auto: ProCLIPModel, tiny_proclip_path: Path) -> None:
+    proclip.register_auto()
+    proclip.register_auto()
+    assert type(AutoModel.from_pretrained(tiny_proclip_path)) is type(auto)

@@ -1,9 +1,4 @@
-"""ProCLIP in transformers' Auto API: ``AutoModel.from_pretrained(path)`` after `register_auto`.
-
-``import proclip`` cannot register: a class of transformers' kind can only be made once transformers and torch are
-imported, which takes seconds, and transformers has no entry point that it would look at by itself. So it is one call,
-``proclip.register_auto()``, or the import of this module.
-"""
+"""ProCLIP in transformers' Auto API: ``AutoModel.from_pretrained(path)`` after ``import proclip`` (`when_imported`)."""
 
 from __future__ import annotations
 
@@ -15,24 +10,19 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..errors import ProclipError
 from ..models.proclip import ProCLIP, load_weights
+from .transformers_config import ProCLIPConfig, register_config
 
 HARMLESS = {
     "adapter_kwargs", "cache_dir", "code_revision", "force_download", "local_files_only", "low_cpu_mem_usage",
     "proxies", "token", "trust_remote_code", "use_safetensors", "weights_only",
 }  # fmt: skip
 """Arguments of ``from_pretrained`` that change nothing here, or nothing but where the hub's files are kept."""
-
-
-class ProCLIPConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """A proclip model's ``config.json``: each of its keys is an attribute."""
-
-    model_type = "proclip"
 
 
 @dataclass
@@ -194,8 +184,13 @@ class ProCLIPModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 def register_auto() -> None:
-    """Make ``AutoConfig`` and ``AutoModel`` know proclip models; a second call changes nothing."""
-    AutoConfig.register(ProCLIPConfig.model_type, ProCLIPConfig, exist_ok=True)
+    """Make ``AutoConfig`` and ``AutoModel`` know proclip models; a second call changes nothing.
+
+    ``import proclip`` sees to it by itself; this is for whoever cleared the registry, or does not want to wait.
+    """
+    from transformers.models.auto.modeling_auto import AutoModel
+
+    register_config()
     AutoModel.register(ProCLIPConfig, ProCLIPModel, exist_ok=True)
 
 
@@ -203,6 +198,3 @@ def _device(device: Any) -> str:
     if device in (None, "auto"):
         return "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     return f"cuda:{device}" if isinstance(device, int) else str(device)
-
-
-register_auto()
