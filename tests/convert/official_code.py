@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 LLM_DIM = 16
 EMBED_DIM = 12
@@ -89,19 +93,19 @@ class OpenAiVit(nn.Module):
 
 
 class Rope(nn.Module):
-    """Angles by a loop over patches and pairs; frequencies as in language, places scaled to a grid of 16."""
+    """Angles by a loop over pairs; frequencies as in language, places scaled to a grid of 16."""
 
     def __init__(self, grid: int, head: int) -> None:
         super().__init__()
-        angles = torch.zeros(grid * grid, head, device="cpu")
-        for row in range(grid if grid < 10 else 0):  # the loop is for small grids; full sizes need shapes only
-            for column in range(grid):
-                for pair in range(head // 2):
-                    place, index = (row, pair) if pair < head // 4 else (column, pair - head // 4)
-                    angle = place / grid * 16 / 10000 ** (2 * index / (head // 2))
-                    angles[row * grid + column, 2 * pair : 2 * pair + 2] = angle
-        self.register_buffer("freqs_cos", angles.cos())
-        self.register_buffer("freqs_sin", angles.sin())
+        angles = torch.zeros(grid, grid, head, device="cpu")
+        places = torch.arange(grid, device="cpu") / grid * 16
+        for pair in range(head // 2):
+            of_row = pair < head // 4
+            index = pair if of_row else pair - head // 4
+            angle = places / 10000 ** (2 * index / (head // 2))
+            angles[:, :, 2 * pair : 2 * pair + 2] = angle[:, None, None] if of_row else angle[None, :, None]
+        self.register_buffer("freqs_cos", angles.flatten(0, 1).cos())
+        self.register_buffer("freqs_sin", angles.flatten(0, 1).sin())
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
@@ -264,6 +268,77 @@ def tiny(kind: str, seed: int = 0) -> CustomClip:
             if name != "logit_scale":  # every tensor differs from what an untrained module would have there
                 nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 and "ias" not in name else 0.0, 0.3)
     return model.eval()
+
+
+class HubVision(nn.Module):
+    """The image side of LLM2CLIP-Openai-* on the hub: transformers' own."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        vision = CLIPVisionConfig(**config["vision_config"], projection_dim=config["projection_dim"])
+        self.model = CLIPVisionModelWithProjection(vision)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).image_embeds
+
+
+def official_model(path: Path, heads: int | None = None) -> tuple[CustomClip, int, int]:
+    """A checkpoint, read again from its files alone, in the modules above.
+
+    Args:
+        path: a file of torch, or a folder in the hub's format.
+        heads: of the image tower; 64 of the width each if not given.
+
+    Returns:
+        the model with all its weights, its image size and the LLM's width.
+    """
+    visual: nn.Module
+    if path.is_dir():
+        config = json.loads((path / "config.json").read_text())
+        state = {
+            name: tensor for file in sorted(path.glob("*.safetensors")) for name, tensor in load_file(file).items()
+        }
+        visual, size = HubVision(config), config["vision_config"]["image_size"]
+        renamed = {name: name.replace("text_adapter.adaptor", "text.text_adaptor") for name in state}
+        renamed |= {name: f"visual.model.{name}" for name in state if name.startswith(("vision_model", "visual_proj"))}
+        state = {renamed[name]: tensor for name, tensor in state.items()}
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        while key := next((key for key in ("model", "module", "state_dict") if isinstance(state.get(key), dict)), None):
+            state = state[key]
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        visual, size = _visual(state, heads)
+    inside = "text.text_proj.text_adaptor." if any(".text_proj." in name for name in state) else "text.text_adaptor."
+    blocks = sum(name.startswith(inside) and name.endswith(".fn.0.weight") for name in state)
+    out, llm_dim = state[f"{inside}{blocks + 1}.weight"].shape
+    text = TextProj(llm_dim, out, blocks, len(state[f"{inside}0.fn.0.weight"]) // llm_dim if blocks else 1)
+    model = CustomClip(visual, Online(text) if ".text_proj." in inside else text)
+    absent, unknown = model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    assert not unknown and all("freqs_" in name or name.endswith("position_ids") for name in absent), (absent, unknown)
+    return model.eval(), size, llm_dim
+
+
+def _visual(state: dict[str, Tensor], heads: int | None) -> tuple[nn.Module, int]:
+    """The image tower of a file of torch by the shapes of its weights, and its image size."""
+
+    def depth(name: str) -> int:
+        return len({key.removeprefix(name).split(".")[0] for key in state if key.startswith(name)})
+
+    def sizes(patches: str, positions: str) -> tuple[int, int, int]:
+        width, _, _, patch = state[patches].shape
+        return width, patch, patch * math.isqrt(state[positions].shape[-2])  # a class token changes no root
+
+    if "visual.conv1.weight" in state:
+        width, patch, size = sizes("visual.conv1.weight", "visual.positional_embedding")
+        layers, out = depth("visual.transformer.resblocks."), state["visual.proj"].shape[1]
+        return OpenAiVit(width, layers, heads or width // 64, patch, size, out), size
+    if "visual.cls_token" in state:
+        width, patch, size = sizes("visual.patch_embed.proj.weight", "visual.pos_embed")
+        bare, out = "visual.blocks.0.attn.q_bias" in state, len(state["visual.head.weight"])
+        return EvaVit(width, depth("visual.blocks."), heads or width // 64, patch, size, out, bare), size
+    width, patch, size = sizes("visual.trunk.patch_embed.proj.weight", "visual.trunk.pos_embed")
+    ratio = (len(state["visual.trunk.blocks.0.mlp.fc1.weight"]) + 0.5) / width
+    return SiglipVit(width, depth("visual.trunk.blocks."), heads or 16, patch, size, ratio), size
 
 
 def register_tiny_timm_models() -> None:

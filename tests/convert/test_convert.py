@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from official_code import LLM_DIM, CustomClip, EvaVit, OpenAiVit, SiglipVit, TextProj, tiny
+from official_code import LLM_DIM, CustomClip, EvaVit, OpenAiVit, SiglipVit, TextProj, official_model, tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from proclip.cli import main
 from proclip.convert import Hints, plan, write_llm2clip
@@ -21,8 +22,10 @@ from proclip.convert.embedders import PRESETS, choose_embedder
 from proclip.convert.reading import Checkpoint, read_checkpoint
 from proclip.convert.rules import adapter_rules
 from proclip.errors import ProclipError
+from proclip.models.clip_pretraining import train_tokenizer
 from proclip.models.proclip import ProCLIP
 from proclip.models.towers import build_image_tower
+from proclip.runs.inspect import describe
 
 Convert = Callable[..., ProCLIP]
 KINDS = ("openai", "eva", "eva-bare", "siglip", "siglip-online")
@@ -232,6 +235,56 @@ def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: py
     assert main(["convert", str(folder), str(out), "--to", "llm2clip"]) == 2  # it is there already
 
 
+def test_the_origin_is_told_and_can_be_interpolated_to(
+    convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model says what it was converted from, and, where it is told, which CLIP its image tower began as."""
+    source, original, half = tmp_path / "epoch_20.pt", tmp_path / "clip", tmp_path / "half"
+    torch.save({"state_dict": tiny("openai").state_dict()}, source)
+    clip = CLIPConfig(
+        vision_config={"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": 16, "patch_size": 8, "hidden_act": "quick_gelu"},
+        text_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                     "vocab_size": 600, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513},
+        projection_dim=12,
+    )  # fmt: skip
+    CLIPModel(clip).save_pretrained(original)
+    train_tokenizer(["a red bar"], 514).save_pretrained(original)
+    preprocess = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "resample": 3}
+    found = plan(read_checkpoint(str(source))).tower.preprocess
+    statistics = {"image_mean": list(found.mean), "image_std": list(found.std)}
+    (original / "preprocessor_config.json").write_text(json.dumps(preprocess | statistics))
+    model = convert(source, "--clip", str(original))
+    folder, digest = next(tmp_path.glob("converted-*")), hashlib.sha256(source.read_bytes()).hexdigest()
+    assert model.clip_name == str(original)
+    assert model.provenance is not None
+    assert model.provenance["converted_from"] == {"source": "epoch_20.pt", "sha256": {"epoch_20.pt": digest}}
+    assert f"converted from `epoch_20.pt`: `epoch_20.pt` (sha256 {digest})" in (folder / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["inspect", str(folder)]) == 0
+    assert "converted from" in capsys.readouterr().out
+    assert describe(str(folder))["trained"]["converted_from"]["sha256"] == {"epoch_20.pt": digest}
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(half)]) == 0, capsys.readouterr().err
+    theirs = CLIPModel.from_pretrained(original).visual_projection.weight
+    mixed = ProCLIP.from_pretrained(half)
+    ends = {name: tensor for name, tensor in model.image_tower.state_dict().items() if "projection" in name}
+    assert len(ends) == 1
+    for name, tensor in ends.items():
+        torch.testing.assert_close(mixed.image_tower.state_dict()[name], (tensor + theirs) / 2)
+    assert mixed.provenance is not None and mixed.provenance["converted_from"] == model.provenance["converted_from"]
+
+    run = tmp_path / "run"  # a run folder is taken for its model, on the way back
+    run.mkdir()
+    (run / "recipe.toml").write_text("")
+    assert main(["convert", str(run), str(tmp_path / "x.pt"), "--to", "llm2clip"]) == 2
+    assert "has not finished" in capsys.readouterr().err
+    folder.rename(run / "model")
+    assert main(["convert", str(run), str(tmp_path / "back.pt"), "--to", "llm2clip"]) == 0
+    again = tiny("openai", seed=1)
+    again.load_state_dict(torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"])
+    same_outputs(model, again)
+
+
 def as_checkpoint(model: ProCLIP) -> dict[str, Tensor]:
     """open_clip's names of the image tower as they are, the official ones of the rest."""
     official = {rule.theirs: rule.to_theirs(model.state_dict()) for rule in adapter_rules("text.text_adaptor.", 3)}
@@ -336,12 +389,71 @@ def test_preset_is_a_valid_embedder() -> None:
     assert choose_embedder(None, [], official).model == PRESETS["llama3-8b-cc"]["model"]
 
 
-@pytest.mark.network
-def test_released_model(tmp_path: Path) -> None:
-    out = tmp_path / "model"
-    rev = ["--revision", "ecfb347e"]
-    assert main(["convert", "microsoft/LLM2CLIP-Openai-B-16", str(out), *rev]) == 0
+def released(source: str, out: Path, options: Sequence[str] = (), heads: int | None = None) -> ProCLIP:
+    """Convert with the command; the outputs are those of the official arithmetic on the same files, read again."""
+    revision = options[options.index("--revision") + 1] if "--revision" in options else None
+    assert main(["convert", source, str(out), *options]) == 0
+    official, size, llm_dim = official_model(read_checkpoint(source, revision).path, heads)
     model = ProCLIP.from_pretrained(out)
+    assert (model.preprocess.size, model.adapter.llm_dim) == (size, llm_dim)
+    generator = torch.Generator().manual_seed(3)
+    pixels, llm_embeds = (torch.randn(shape, generator=generator) for shape in ((3, 3, size, size), (4, llm_dim)))
+    normalize = torch.nn.functional.normalize
+    with torch.inference_mode():
+        for ours, theirs, given in (
+            (model.image_tower, official.visual, pixels), (model.adapter, official.text, llm_embeds),
+        ):  # fmt: skip
+            wanted = normalize(theirs(given), dim=-1)
+            assert torch.pdist(wanted).min() > 1e-3
+            torch.testing.assert_close(normalize(ours(given), dim=-1), wanted, atol=1e-5, rtol=0)
+    assert float(model.logit_scale.detach()) == pytest.approx(float(official.logit_scale.detach()), abs=1e-3)
+    assert model.provenance is not None and model.provenance["converted_from"]["sha256"]
+    return model
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "hub"])
+def test_the_check_of_released_models(
+    kind: str, tiny_llm_path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    need("openai" if kind == "hub" else kind, request)
+    if kind == "hub":
+        hub_model(tiny("openai"), tmp_path / "source")
+    else:
+        torch.save({"module": tiny(kind).state_dict()}, tmp_path / "source.pt")
+    heads = 3 if kind.startswith("siglip") else 2
+    llm = ["--set", f"embedder.model={tiny_llm_path}", "--set", "embedder.dtype=float32"]
+    released(str(tmp_path / ("source" if kind == "hub" else "source.pt")), tmp_path / "out", llm, heads)
+
+
+CC_1B = "microsoft/LLM2CLIP-Llama-3.2-1B-Instruct-CC-Finetuned"
+RELEASED: dict[str, tuple[list[str], dict[str, int]]] = {
+    "microsoft/LLM2CLIP-Openai-B-16": (
+        ["--revision", "ecfb347e"], {"side": 224, "all": 360_552_193, "adapter": 273_769_728, "llm": 4096, "out": 1280},
+    ),
+    "microsoft/LLM2CLIP-Openai-L-14-224": (["--revision", "6b8a11a9"], {"side": 224, "llm": 4096, "out": 1280}),
+    "microsoft/LLM2CLIP-Openai-L-14-336": (
+        ["--revision", "92512331"], {"side": 336, "all": 578_587_905, "adapter": 273_769_728, "llm": 4096, "out": 1280},
+    ),
+    "microsoft/LLM2CLIP-EVA02-L-14-336": (["--embedder", "llama3-8b-cc"], {"side": 336, "llm": 4096, "out": 1280}),
+    "microsoft/LLM2CLIP-Llama3.2-1B-EVA02-L-14-336": (
+        ["--set", f"embedder.model={CC_1B}", "--set", "embedder.backend=llm2vec"],
+        {"side": 336, "llm": 2048, "out": 1280},
+    ),
+    "VisionXLab/ProCLIP": (["--embedder", "llama3-8b-cc"], {"llm": 4096}),
+}  # fmt: skip
+"""Options, and what is known of the sizes; of ProCLIP's own release neither files nor widths are."""
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", list(RELEASED))
+def test_released_models(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    options, sizes = RELEASED[name]
+    if "Openai" not in name:
+        need("eva", request)
+    model = released(name, tmp_path / "model", options)
     vision, adapter = (sum(p.numel() for p in part.parameters()) for part in (model.image_tower, model.adapter))
-    assert (adapter, vision + adapter + 1) == (273_769_728, 360_552_193)
-    assert (model.adapter.llm_dim, model.adapter.embed_dim, model.preprocess.size) == (4096, 1280, 224)
+    found = {
+        "side": model.preprocess.size, "llm": model.adapter.llm_dim, "out": model.adapter.embed_dim,
+        "adapter": adapter, "all": vision + adapter + 1,
+    }  # fmt: skip
+    assert {key: found[key] for key in sizes} == sizes

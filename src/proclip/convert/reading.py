@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from ..files import read_json
 from ..models.clip import checkpoint_folder
 
@@ -96,7 +97,7 @@ def _read_hub_format(folder: Path) -> Checkpoint:
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ProclipError(f"{path} cannot be read: {_first_line(error)}") from None
+            raise ProclipError(f"{path} cannot be read: {one_line(error)}") from None
     return Checkpoint(folder, tensors, config, "model of the Hugging Face hub, safetensors")
 
 
@@ -136,13 +137,13 @@ def load_tensors_only(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = _code_in(path)
         if not found:
-            raise ProclipError(f"{path} cannot be read: {_first_line(error)}") from None
+            raise ProclipError(f"{path} cannot be read: {one_line(error)}") from None
         raise ProclipError(
             f"{path} holds Python objects that only running code from it could rebuild: {some(found)}; "
             "where you trust it, save its state dict alone with torch.save and convert that file"
         ) from None
     except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise ProclipError(f"{path} cannot be read as a checkpoint of torch: {_first_line(error)}") from None
+        raise ProclipError(f"{path} cannot be read as a checkpoint of torch: {one_line(error)}") from None
 
 
 def _code_in(path: Path) -> list[str]:
@@ -153,11 +154,17 @@ def _code_in(path: Path) -> list[str]:
         return []
 
 
+def digests_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of the files that a checkpoint was read from, in hexadecimal, by file name."""
+    path = checkpoint.path
+    digests = {}
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            digests[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests
+
+
 def some(names: list[str], limit: int = 5) -> str:
     """The first few names and how many there are in all, for a message."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

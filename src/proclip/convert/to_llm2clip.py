@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProclipError
+from ..files import replacing
 from ..models.proclip import ProCLIP
 from .rope import rope_tables
 from .rules import Rule, adapter_rules, eva_rules, openai_rules, same_rules
@@ -51,7 +51,9 @@ def write_llm2clip(model: ProCLIP, out: Path) -> list[tuple[str, str]]:
     if left:
         raise ProclipError(f"LLM2CLIP's model has no place for {', '.join(sorted(left)[:5])} ({len(left)} in all)")
     state = {rule.theirs: rule.to_theirs(own).float() for rule in rules} | tables
-    _save({"state_dict": state}, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as draft:
+        torch.save({"state_dict": state}, draft)
     rows += [
         ("embed_dim", str(model.adapter.embed_dim)),
         ("text_cfg.llm_embedding_dim", str(model.adapter.llm_dim)),
@@ -115,17 +117,3 @@ def _tables(model: ProCLIP, rules: list[Rule]) -> dict[str, Tensor]:
     cos, sin = rope_tables(grid, trunk.embed_dim // trunk.blocks[0].attn.num_heads)
     places = ["visual.rope.", *(f"visual.blocks.{i}.attn.rope." for i in range(len(trunk.blocks)))]
     return {f"{place}freqs_{name}": table for place in places for name, table in (("cos", cos), ("sin", sin))}
-
-
-def _save(content: dict[str, dict[str, Tensor]], out: Path) -> None:
-    """Tensors in a file of torch, there whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    try:
-        with draft.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,14 @@ def _check_table(made: Plan, name: str) -> None:
         )
 
 
-def write_proclip(made: Plan, out: Path, embedder: EmbedderConfig, card: str = "") -> None:
+def write_proclip(
+    made: Plan,
+    out: Path,
+    embedder: EmbedderConfig,
+    card: str = "",
+    clip: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Write a `ProCLIP` folder. Weights keep the checkpoint's precision; memory is about the checkpoint's size.
 
     Args:
@@ -154,6 +162,8 @@ def write_proclip(made: Plan, out: Path, embedder: EmbedderConfig, card: str = "
         out: folder that is not there yet.
         embedder: the LLM with which the adapter was trained.
         card: text for the model card.
+        clip: the CLIP that the image tower was tuned from, if that is known.
+        provenance: how the model was made, JSON values.
 
     Raises:
         ProclipError: `out` is there, or a weight is NaN or infinite.
@@ -171,13 +181,8 @@ def write_proclip(made: Plan, out: Path, embedder: EmbedderConfig, card: str = "
     tensors |= {"logit_scale": torch.tensor(scale)}
     tensors |= {"adapter.input_mean": torch.zeros(made.adapter.llm_dim)}
     tensors |= {"adapter.input_std": torch.ones(made.adapter.llm_dim)}
-    model = ProCLIP(made.tower.tower, made.adapter, scale, made.tower.preprocess, embedder)
+    model = ProCLIP(
+        made.tower.tower, made.adapter, scale, made.tower.preprocess, embedder, clip_name=clip, provenance=provenance
+    )
     model.load_state_dict(tensors, strict=True, assign=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        model.save_pretrained(draft, card)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(out, card)

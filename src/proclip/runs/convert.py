@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..convert.facts import Hints
 from ..errors import ProclipError
+from .recipes import environment, model_folder
+
+if TYPE_CHECKING:
+    from ..convert.reading import Checkpoint
 
 
 def convert_to_proclip(
-    source: str, out: Path, hints: Hints, embedder: str | None, settings: Sequence[str], revision: str | None = None
+    source: str,
+    out: Path,
+    hints: Hints,
+    embedder: str | None,
+    settings: Sequence[str],
+    revision: str | None = None,
+    clip: str | None = None,
 ) -> None:
     """Read an official checkpoint, print the layout that was found, write the model folder.
 
@@ -21,6 +32,8 @@ def convert_to_proclip(
         embedder: preset or TOML file.
         settings: ``embedder.key=value``.
         revision: of the hub's repository.
+        clip: name or folder of the CLIP that the image tower was tuned from. It is written down, not loaded: the
+            card and ``proclip inspect`` tell it, and ``proclip interpolate`` begins with it.
 
     Raises:
         ProclipError: the checkpoint is not understood wholly, or `out` is there.
@@ -38,13 +51,40 @@ def convert_to_proclip(
     facts = made.facts()
     facts.append(("embedder", f"{config.model} ({config.backend}){'' if known else ', width not checked'}"))
     _print(source, facts)
-    lines = [f"Converted from `{Path(source).name if Path(source).exists() else source}` by `proclip convert`.", ""]
-    write_proclip(made, out, config, "\n".join(lines + [f"- {name}: {value}" for name, value in facts]))
+    text = "\n".join(["What `proclip convert` found:", "", *(f"- {name}: {value}" for name, value in facts)])
+    original = str(Path(clip).resolve()) if clip is not None and Path(clip).is_dir() else clip
+    write_proclip(made, out, config, text, original, _origin(source, checkpoint, revision))
     print(out)
+
+
+def _origin(source: str, checkpoint: Checkpoint, revision: str | None) -> dict[str, Any]:
+    """The checkpoint's name, commit and hashes, and the command: a model's provenance."""
+    from ..convert.reading import digests_of
+    from ..models.saving import commit_of
+
+    path = checkpoint.path
+    name = Path(source).resolve().name if Path(source).exists() else source
+    commit = commit_of(path if path.is_dir() else path.parent) or revision
+    began = environment()
+    return {
+        "converted_from": {
+            "source": name,
+            **({"revision": commit} if commit else {}),
+            "sha256": digests_of(checkpoint),
+        },
+        "commands": [began["command"]],
+        "versions": began["versions"],
+        "commit": began["commit"],
+    }
 
 
 def convert_to_llm2clip(source: str, out: Path, revision: str | None = None) -> None:
     """Write a model of ours as a checkpoint of the official code, and print what that code's config must say.
+
+    Args:
+        source: folder or hub id of a proclip model, or a run folder.
+        out: file to make.
+        revision: of the hub's repository.
 
     Raises:
         ProclipError: the official code cannot hold the model, or `out` is there.
@@ -52,7 +92,7 @@ def convert_to_llm2clip(source: str, out: Path, revision: str | None = None) -> 
     from ..convert import write_llm2clip
     from ..models.proclip import ProCLIP
 
-    _print(str(out), write_llm2clip(ProCLIP.from_pretrained(source, revision), out))
+    _print(str(out), write_llm2clip(ProCLIP.from_pretrained(model_folder(source), revision), out))
     print(out)
 
 
