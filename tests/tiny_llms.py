@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -44,7 +45,14 @@ def byte_level_tokenizer(special: list[str], template: str, **names: str) -> Pre
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def llama3(folder: Path) -> Path:
+LLAMA31_ROPE = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+"""Llama 3.1's and 3.2's, of a shorter original context."""
+
+
+def llama3(folder: Path, **settings: Any) -> Path:
     """A Llama 3 of two blocks with grouped heads, whose config names remote code, as LLM2CLIP's repository does."""
     tokenizer = byte_level_tokenizer(
         LLAMA3_TOKENS, "<|begin_of_text|> $A", bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
@@ -54,7 +62,7 @@ def llama3(folder: Path) -> Path:
         config = LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2,
-            rms_norm_eps=1e-5,
+            rms_norm_eps=1e-5, **settings,
         )  # fmt: skip
         LlamaModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -39,6 +39,7 @@ def test_long_texts_are_cut_counted_and_keep_their_end(tiny_clip_path: Path) -> 
     assert tokens.input_ids.shape == (2, 77)
     assert tokens.input_ids[0, -1] == clip.tokenizer.tokenizer.eos_token_id
     assert clip.encode([long, "a bar", long]).truncated == 2
+    assert clip.cuts([long, "a bar", long], batch_size=2) == [True, False, True]
 
 
 def test_batching_and_order_change_nothing(tiny_clip_path: Path) -> None:
@@ -83,7 +84,12 @@ def test_bad_checkpoints(tmp_path: Path, tiny_clip_path: Path) -> None:
         load_clip(str(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
-    with pytest.raises(ProclipError, match="model_type is 'bert'; known are 'clip', 'siglip', 'siglip2'"):
+    with pytest.raises(
+        ProclipError, match=r"model_type is 'bert'.*CLIPs that are known are 'clip', 'siglip', 'siglip2'"
+    ):
+        load_clip(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 32000}))
+    with pytest.raises(ProclipError, match="model_type is 'llama', a language model's: it can be an embedder"):
         load_clip(str(folder))
 
 

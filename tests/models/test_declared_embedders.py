@@ -17,6 +17,7 @@ from proclip.models.embedder import embedder_identity, load_embedder
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,39 @@ def test_pooling_and_padding_are_the_declared_ones(models: dict[str, Path]) -> N
     ids = torch.tensor([embedder.model.tokenizer("two birds")["input_ids"]])
     last = module(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, -1].detach()
     torch.testing.assert_close(embedder.encode(["two birds"]).embeds[0], last / last.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_other_padding_side_is_tried(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pooling that takes the last column is right as long as the tokenizer pads on the left."""
+    embedder = load_embedder(config_of(models["qwen3"]))
+    other = embedder.other_padding()
+    torch.testing.assert_close(other._vectors(TEXTS), embedder._vectors(TEXTS), rtol=1e-4, atol=1e-5)
+    assert embedder.model.tokenizer.padding_side == "left"
+    embedder.encode(["two"])
+    assert "padded on the other side" not in caplog.text
+    pooled = Pooling.forward
+
+    def last_column(self: Pooling, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**pooled(self, features), "sentence_embedding": features["token_embeddings"][:, -1]}
+
+    monkeypatch.setattr(Pooling, "forward", last_column)
+    load_embedder(config_of(models["qwen3"])).encode(["two"])
+    assert "look at the padding side that its tokenizer declares (left)" in caplog.text
+    assert load_embedder(config_of(models["e5"])).other_padding() is None  # BERT counts positions from the first column
+
+
+def test_the_self_check_names_what_the_model_declares(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_embedder(config_of(models["qwen3"])).encode(["two"])  # random weights: no meaning
+    assert "look at the pooling that the model's files declare (lasttoken), embedder.backend" in caplog.text
+    assert "embedder.pooling" not in caplog.text and "embedder.layer" not in caplog.text
+    embedder = load_embedder(config_of(models["qwen3"]))
+    monkeypatch.setattr(embedder, "forward", lambda rows: torch.ones(len(rows), 4))
+    with pytest.raises(ProclipError, match=r"look at the pooling that the model's files declare \(lasttoken\) and the"):
+        embedder.encode(["two"])
 
 
 def test_the_shorter_of_both_lengths_holds_and_is_counted(models: dict[str, Path]) -> None:

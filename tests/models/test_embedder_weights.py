@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_embedders import qwen3_embedding
 from tiny_llms import llama3
 from transformers import LlamaForCausalLM, LlamaModel
 
@@ -170,3 +171,15 @@ def test_the_config_file_of_an_adapter_is_data(folder: Path, tmp_path: Path) -> 
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "NONSENSE"}))
     with pytest.raises(ProclipError, match=r"embedder\.lora: .*mntp does not load"):
         merge_adapters(LlamaModel.from_pretrained(folder), [path])
+
+
+@pytest.mark.parametrize("backend", ["causal-lm", "sentence-transformers", "llm2vec"])
+def test_weights_that_are_damaged_are_an_error_of_one_line(backend: str, tmp_path: Path) -> None:
+    made = qwen3_embedding if backend == "sentence-transformers" else llama3
+    (tmp_path / "llm").mkdir()
+    folder = made(tmp_path / "llm")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    chat = "{}" if backend == "llm2vec" else None
+    with pytest.raises(ProclipError, match=rf"embedder\.model '{folder}' does not load: "):
+        load_embedder(EmbedderConfig(model=str(folder), dtype="float32", backend=backend, chat=chat))  # type: ignore[arg-type]

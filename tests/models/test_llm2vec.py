@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from slow_llm2vec import HEADER, slow_embed
 from tiny_llms import llama3, qwen3
-from tokenizers import Tokenizer
 
 from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
 from proclip.models.embedder import embedder_identity, load_embedder
 from proclip.models.embedder_source import settings_of
 
-HEADER = "<|start_header_id|>user<|end_header_id|>\n\n"
 TEXTS = [
     "two birds",
     "a red car beside a tall tree",
@@ -41,64 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(folder: Path) -> EmbedderConfig:
     return EmbedderConfig(model=str(folder), backend="llm2vec", dtype="float32")
-
-
-def slow_llama(folder: Path, ids: list[int]) -> torch.Tensor:
-    """Last hidden states [t, h] of a Llama without any mask, in float64, head by head."""
-    settings = json.loads((folder / "config.json").read_text())
-    weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
-    heads, shared = settings["num_attention_heads"], settings["num_key_value_heads"]
-    width = settings["hidden_size"] // heads
-
-    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return x / (x.pow(2).mean(-1, keepdim=True) + settings["rms_norm_eps"]).sqrt() * weights[f"{name}.weight"]
-
-    def rotate(x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        for position in range(len(x)):
-            for i in range(width // 2):
-                angle = position / 10000.0 ** (2 * i / width)
-                a, b = x[position, i], x[position, i + width // 2]
-                out[position, i] = a * math.cos(angle) - b * math.sin(angle)
-                out[position, i + width // 2] = b * math.cos(angle) + a * math.sin(angle)
-        return out
-
-    states = weights["embed_tokens.weight"][ids]
-    for block in range(settings["num_hidden_layers"]):
-        name = f"layers.{block}"
-        x = norm(states, f"{name}.input_layernorm")
-        q, k, v = (x @ weights[f"{name}.self_attn.{p}_proj.weight"].T for p in "qkv")
-        keys = [rotate(k[:, g * width : (g + 1) * width]) for g in range(shared)]
-        seen = []
-        for head in range(heads):
-            group = head // (heads // shared)
-            scores = rotate(q[:, head * width : (head + 1) * width]) @ keys[group].T / math.sqrt(width)
-            seen.append(scores.softmax(-1) @ v[:, group * width : (group + 1) * width])
-        states = states + torch.cat(seen, -1) @ weights[f"{name}.self_attn.o_proj.weight"].T
-        x = norm(states, f"{name}.post_attention_layernorm")
-        gate, up = (x @ weights[f"{name}.mlp.{p}_proj.weight"].T for p in ("gate", "up"))
-        states = states + (gate * torch.sigmoid(gate) * up) @ weights[f"{name}.mlp.down_proj.weight"].T
-    return norm(states, "norm")
-
-
-def slow_embed(folder: Path, text: str, instruction: str = "", limit: int = 512) -> tuple[torch.Tensor, bool]:
-    """The vector of one text, and whether it was cut."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    def tokens(string: str, special: bool) -> list[int]:
-        return tokenizer.encode(string, add_special_tokens=special).ids
-
-    short = text
-    while len(tokens(short, False)) > limit:
-        words = short.split()
-        short = " ".join(words[: int(len(words) * (limit / len(tokens(short, False))))])
-    marked = f"{instruction.strip()} !@#$%^&*(){short}" if instruction else f"!@#$%^&*(){short}"
-    wrapped = HEADER + marked.strip() + "<|eot_id|>"
-    before, after = wrapped.split("!@#$%^&*()")
-    ids = tokens(before + after, True)
-    pooled = min(len(tokens(after, False)), limit)
-    states = slow_llama(folder, ids[:limit])
-    return states[-pooled:].mean(0).float(), short != text or len(ids) > limit
 
 
 def test_golden_vectors(config: EmbedderConfig, folder: Path) -> None:

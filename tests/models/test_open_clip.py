@@ -9,16 +9,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_open_clip import TINY, save_tiny_open_clip, tiny_sentencepiece_like
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from proclip.errors import ProclipError
-from proclip.models.clip import load_clip
+from proclip.models.clip import Clip, load_clip
 from proclip.models.open_clip import OpenClipImageTower
 from proclip.models.open_clip_source import find_open_clip
 from proclip.models.preprocess import ImagePreprocess
@@ -40,14 +42,13 @@ def pictures() -> list[Image.Image]:
     return [Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 50).convert("RGB") for size in sides]
 
 
-@pytest.mark.parametrize("kind", TINY)
-def test_equal_to_open_clip(kind: str, make: Make) -> None:
+def same_as_open_clip(name: str, theirs_name: str, tag: str | None = None) -> tuple[Clip, Any, Tensor, Tensor]:
+    """Pictures and texts have open_clip's own vectors; returns ours, theirs, and its image and text embeds."""
     import open_clip
 
-    name = f"local-dir:{make(kind)}"
-    model, _, transform = open_clip.create_model_and_transforms(name)
-    tokenizer = open_clip.get_tokenizer(name)
-    clip, model = load_clip(str(make(kind))), model.eval()
+    model, _, transform = open_clip.create_model_and_transforms(theirs_name, pretrained=tag)
+    tokenizer = open_clip.get_tokenizer(theirs_name)
+    clip, model = load_clip(name), model.eval()
     theirs = torch.stack([transform(image) for image in pictures()])
     ours = torch.stack([clip.preprocess(image) for image in pictures()])
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
@@ -57,9 +58,15 @@ def test_equal_to_open_clip(kind: str, make: Make) -> None:
         assert image_embeds.shape == (6, clip.dim)
         torch.testing.assert_close(normalize(clip.image_tower(ours), dim=-1), image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.encode(TEXTS).embeds, text_embeds, atol=1e-5, rtol=0)
+    assert torch.equal(clip.tokenizer(TEXTS).input_ids, tokenizer(TEXTS))
+    return clip, model, image_embeds, text_embeds
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_equal_to_open_clip(kind: str, make: Make) -> None:
+    clip, model, image_embeds, text_embeds = same_as_open_clip(str(make(kind)), f"local-dir:{make(kind)}")
     for embeds in (image_embeds, text_embeds):  # else the comparison would say little
         assert torch.pdist(embeds).min() > 1e-3
-    assert torch.equal(clip.tokenizer(TEXTS).input_ids, tokenizer(TEXTS))
     assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach()))
     assert clip.logit_bias == (None if model.logit_bias is None else pytest.approx(float(model.logit_bias.detach())))
     assert (clip.logit_bias is not None) == (kind == "siglip")
@@ -341,7 +348,7 @@ def test_bad_names(known: Path, tmp_path: Path) -> None:
 LOAD = """
 import sys
 from proclip.errors import ProclipError
-from proclip.models.clip import load_clip
+from proclip.models.clip import Clip, load_clip
 sys.path.append(sys.argv[1])
 try:
     load_clip("open_clip:ViT-B-32/laion2b_s34b_b79k")
@@ -421,7 +428,12 @@ def test_every_image_tower_that_open_clip_names(torchvision_operators: None) -> 
     ],
 )
 def test_real_models(torchvision_operators: None, name: str, dim: int, context: int, tiny_world: Path) -> None:
-    clip = load_clip(name)
+    model, _, tag = name.removeprefix("open_clip:").partition("/")
+    if name.startswith("hf-hub:"):
+        model, tag = name, ""
+    elif tag == "openai":  # under the plain name open_clip only warns that these weights want QuickGELU
+        model += "-quickgelu"
+    clip = same_as_open_clip(name, model, tag or None)[0]
     assert clip.dim == dim
     assert clip.tokenizer.context_length == context
     red, green = (Image.open(tiny_world / "images" / f"{colour}-square.png") for colour in ("red", "green"))

@@ -35,7 +35,7 @@ class LetterEmbedder:
 
     def encode(self, texts: Any, batch_tokens: int = 0) -> Encoded:
         rows = [[float(text.count(letter)) for letter in "aeioudrn"] for text in texts]
-        return Encoded(torch.tensor(rows), 0)
+        return Encoded(torch.tensor(rows), None)
 
     def for_classes(self) -> LetterEmbedder:
         return self

@@ -16,6 +16,7 @@ from proclip.errors import ProclipError
 from proclip.models import embedder as embedder_module
 from proclip.models import saving
 from proclip.models.card import front_matter, hub_id, licence_of
+from proclip.models.hub import lasting_name
 from proclip.models.proclip import ProCLIP
 from proclip.models.saving import pinned_embedder, pinned_revision
 
@@ -237,3 +238,50 @@ def test_a_real_push(model: ProCLIP) -> None:  # needs a token: hf auth login
         assert loaded.loaded_from is not None and loaded.loaded_from.startswith(f"{repo}@")
     finally:
         huggingface_hub.HfApi().delete_repo(repo, missing_ok=True)
+
+
+def test_a_model_finds_its_folders_from_anywhere(
+    model: ProCLIP, tiny_llm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained with relative paths, used from another folder; then the LLM is moved."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    shutil.copytree(tiny_llm_path, here / "llm")
+    (here / "clip").mkdir()
+    monkeypatch.chdir(here)
+    model.clip_name = "clip"
+    model.embedder_config = EmbedderConfig(model="llm", dtype="float32", layer=1)
+    model.embedder_identity = embedder_module.embedder_identity(model.embedder_config)
+    wanted = model.encode_text("a red bar")
+    model.save_pretrained("model")
+    monkeypatch.chdir(there)
+    loaded = ProCLIP.from_pretrained(here / "model")
+    assert torch.equal(loaded.encode_text("a red bar"), wanted)
+    assert loaded.clip_name == str(here / "clip")
+    assert str(tmp_path) not in (here / "model" / "README.md").read_text()
+
+    shutil.move(here / "llm", there / "renamed")
+    with pytest.raises(
+        ProclipError, match=r"embedder\.model '.*/here/llm' is neither .*from_pretrained\(\.\.\., embedder=PATH"
+    ):
+        ProCLIP.from_pretrained(here / "model").encode_text("a red bar")
+    moved = ProCLIP.from_pretrained(here / "model", embedder="renamed")
+    assert torch.equal(moved.encode_text("a red bar"), wanted)
+    moved.save_pretrained(there / "again")
+    monkeypatch.chdir(here)
+    assert torch.equal(ProCLIP.from_pretrained(there / "again").encode_text("a red bar"), wanted)
+    (there / "renamed" / "config.json").write_text((there / "renamed" / "config.json").read_text() + " ")
+    with pytest.raises(ProclipError, match="not the one the adapter was trained with: files: want"):
+        ProCLIP.from_pretrained(there / "again").encode_text("a red bar")
+
+
+def test_names_that_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("clip", "mini-clip", "eva"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert lasting_name("clip") == str(tmp_path / "clip") == lasting_name("./clip")
+    assert lasting_name("open_clip:eva") == f"open_clip:{tmp_path}/eva"
+    assert lasting_name("open_clip:ViT-B-32/w.safetensors") == f"open_clip:ViT-B-32/{tmp_path}/w.safetensors"
+    for name in ("mini-clip", "org/clip", "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32", "hf-hub:org/name"):
+        assert lasting_name(name) == name

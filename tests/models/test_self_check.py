@@ -13,8 +13,9 @@ from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
 from proclip.models import causal_lm
 from proclip.models.embedder import load_embedder
-from proclip.models.self_check import LEAST_SIMILARITY, PARAPHRASES, self_check, similarity_of_paraphrases
+from proclip.models.self_check import LEAST_SIMILARITY, PARAPHRASES, Settings, self_check, similarity_of_paraphrases
 
+SETTINGS = Settings("embedder.pooling (mean), embedder.layer (-1)", "embedder.padding_side (right)")
 GROUP = {text: n for n, pair in enumerate(PARAPHRASES) for text in pair}
 
 
@@ -34,7 +35,7 @@ def llama(tmp_path: Path) -> EmbedderConfig:
 
 
 def test_a_good_embedder_passes_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    self_check(EmbedderConfig(dtype="float32"), meaning, meaning)
+    self_check(EmbedderConfig(dtype="float32"), SETTINGS, meaning, meaning)
     assert not caplog.records
     assert similarity_of_paraphrases(meaning) > 0.95
     assert similarity_of_paraphrases(lambda texts: meaning(texts, noise=1e6)) < LEAST_SIMILARITY
@@ -42,7 +43,7 @@ def test_a_good_embedder_passes_in_silence(caplog: pytest.LogCaptureFixture) -> 
 
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ProclipError, match=r"not finite: look at embedder\.dtype \(float16\)"):
-        self_check(EmbedderConfig(dtype="float16"), lambda texts: meaning(texts) / 0, None)
+        self_check(EmbedderConfig(dtype="float16"), SETTINGS, lambda texts: meaning(texts) / 0, None)
 
 
 def test_one_vector_for_every_text_is_refused(llama: EmbedderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +62,12 @@ def test_pooled_padding_is_refused(llama: EmbedderConfig, monkeypatch: pytest.Mo
 
 
 def test_the_other_padding_side_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    self_check(EmbedderConfig(dtype="float32"), meaning, lambda texts: meaning(texts) + torch.arange(64.0))
-    assert "(embedder.padding_side)" in caplog.text
+    self_check(EmbedderConfig(dtype="float32"), SETTINGS, meaning, lambda texts: meaning(texts) + torch.arange(64.0))
+    assert "on the other side than they are: look at embedder.padding_side (right)" in caplog.text
 
 
 def test_vectors_without_meaning_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    self_check(EmbedderConfig(dtype="float32"), lambda texts: meaning(texts, noise=1e6), None)
+    self_check(EmbedderConfig(dtype="float32"), SETTINGS, lambda texts: meaning(texts, noise=1e6), None)
     assert "look at embedder.pooling (mean), embedder.layer (-1)" in caplog.text
 
 

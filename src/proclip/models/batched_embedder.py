@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import EmbedderConfig
 from .embedder import Encoded, check_texts
 from .embedder_source import settings_of
-from .self_check import self_check
+from .self_check import Settings, self_check
 
 Row = TypeVar("Row")
 
@@ -27,8 +27,8 @@ class Prepared(Generic[Row]):
     """One for each text."""
     lengths: list[int]
     """Tokens of each."""
-    truncated: int
-    """How many texts lost their end."""
+    cut: list[bool]
+    """Which texts lost their end."""
 
 
 class BatchedEmbedder(ABC, Generic[Row]):
@@ -55,7 +55,12 @@ class BatchedEmbedder(ABC, Generic[Row]):
 
     @abstractmethod
     def other_padding(self) -> BatchedEmbedder[Row] | None:
-        """The same embedder with its batches padded on the other side; None where that is not ours to choose."""
+        """The same embedder with its batches padded on the other side; None where only one side can be right."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """Where to look when the self-check finds something wrong."""
 
     @abstractmethod
     def read_prompt(self) -> None:
@@ -77,10 +82,10 @@ class BatchedEmbedder(ABC, Generic[Row]):
         """
         check_texts(texts)
         if not texts:
-            return Encoded(torch.empty(0, self.dim), 0)
+            return Encoded(torch.empty(0, self.dim), torch.empty(0, dtype=torch.bool))
         if not self._checked:
             other = self.other_padding()
-            self_check(self.config, self._vectors, other._vectors if other else None)
+            self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
             self._checked = True
         prepared = self.prepare(texts)
         budget = batch_tokens or _budget(self.device)
@@ -88,7 +93,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
         def forward(places: Sequence[int]) -> Tensor:
             return self.forward([prepared.rows[place] for place in places])
 
-        return Encoded(_in_batches(prepared.lengths, forward, self.dim, budget), prepared.truncated)
+        return Encoded(_in_batches(prepared.lengths, forward, self.dim, budget), torch.tensor(prepared.cut))
 
     def for_classes(self) -> BatchedEmbedder[Row]:
         """The same weights with the prompt for class names; itself if that is the captions'."""

@@ -40,11 +40,14 @@ def hub_id(name: str | None) -> str | None:
     return name if plain and not Path(str(name)).exists() else None
 
 
-def model_card(config: Mapping[str, Any], parameters: Mapping[str, int], notes: str = "") -> str:
+def model_card(
+    config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: Mapping[str, int], notes: str = ""
+) -> str:
     """The text of ``README.md``: YAML front matter that the hub reads, then Markdown.
 
     Args:
         config: the model's ``config.json``.
+        embedder: what counts of the embedder, as `embedder_facts` gives it.
         parameters: how many each part has, by the part's name.
         notes: Markdown put at the end, as figures are.
     """
@@ -54,7 +57,7 @@ def model_card(config: Mapping[str, Any], parameters: Mapping[str, int], notes: 
         "The image encoder of a CLIP and a frozen LLM-based text embedder in one space, joined by a trained adapter "
         "([ProCLIP, arXiv 2510.18795](https://arxiv.org/abs/2510.18795)). The LLM itself is "
         + ("in the folder `embedder/`." if _embedder_inside(config) else "not in this folder: it is loaded by name."),
-        _parts(config, parameters),
+        _parts(config, embedder, parameters),
         _usage(),
         _training(config.get("provenance") or {}),
         _licences(config),
@@ -93,17 +96,24 @@ def _revision(value: str | None) -> str:
     return f" at revision `{value}`" if value else ""
 
 
-def _parts(config: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
-    embedder, adapter = config["embedder"], config["adapter"]
-    settings = ", ".join(f"{k} {v!r}" for k, v in embedder.items() if k not in ("model", "revision") and v != "")
-    tower = config["image_tower"]["family"]
+def _shown(name: Any) -> str:
+    """A checkpoint's name; of a folder the last part, for its place says nothing elsewhere."""
+    return Path(name).name if Path(str(name)).is_absolute() else str(name)
+
+
+def _parts(config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
+    adapter = config["adapter"]
+    settings = ", ".join(f"{k} {v!r}" for k, v in embedder.items() if k not in ("model", "revision", "prompts"))
+    prompts = ", ".join(f"{of} {json.dumps(text, ensure_ascii=False)}" for of, text in embedder["prompts"].items())
+    tower, clip = config["image_tower"]["family"], _shown(config.get("clip"))
     rows = [
         ("shared space", f"{config['embed_dim']} dimensions"),
-        ("image tower", f"{parameters['image_tower']:,} parameters, family `{tower}`, from `{config.get('clip')}`"
+        ("image tower", f"{parameters['image_tower']:,} parameters, family `{tower}`, from `{clip}`"
                         f"{_revision(config.get('clip_revision'))}"),
         ("adapter", f"{parameters['adapter']:,} parameters: {config['llm_dim']} to {config['embed_dim']}, "
                     + ", ".join(f"{k} {v!r}" for k, v in adapter.items())),
-        ("embedder", f"`{embedder.get('model')}`{_revision(embedder.get('revision'))}, frozen: {settings}"),
+        ("embedder", f"`{_shown(embedder['model'])}`{_revision(embedder.get('revision'))}, frozen: {settings}"),
+        ("text before every", prompts),
     ]  # fmt: skip
     return "\n".join(["| part | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
@@ -121,15 +131,19 @@ scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text
 With sentence-transformers (the flag lets it import the class `ProCLIPModule` of the installed package `proclip`):
 
 ```python
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("PATH", trust_remote_code=True)
-model.similarity(model.encode([PIL.Image.open("picture.jpg")]), model.encode(["a caption"]))
+model.similarity(model.encode([Image.open("picture.jpg")]), model.encode(["a caption"]))
 ```"""
 
 
 def _training(provenance: Mapping[str, Any]) -> str:
     lines: list[str] = []
+    if origin := provenance.get("converted_from"):
+        files = ", ".join(f"`{file}` (sha256 {digest})" for file, digest in origin["sha256"].items())
+        lines.append(f"- converted from `{origin['source']}`{_revision(origin.get('revision'))}: {files}")
     for parent in provenance.get("parents", []):
         lines.append(f"- parent: {parent}")
     if "alpha" in provenance:
@@ -163,8 +177,8 @@ def _licences(config: Mapping[str, Any]) -> str:
     known = (config.get("embedder_identity") or {}).get("model") or embedder
     data = DATA_LICENCES.get(str(name), "not known here: that of the data set it was trained on")
     rows = [
-        ("image tower", f"`{clip}`", licence_of(clip)),
-        ("embedder", f"`{embedder}`", licence_of(str(known))),
+        ("image tower", f"`{_shown(clip)}`", licence_of(clip)),
+        ("embedder", f"`{_shown(embedder)}`", licence_of(str(known))),
         ("training data", f"`{name}`" if name else "", data),
     ]
     table = "\n".join(f"| {part} | {checkpoint} | {licence} |" for part, checkpoint, licence in rows)

@@ -17,6 +17,7 @@ from .embedder_source import EmbedderSource
 from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, chat_rows, check_frame
 from .pooling import last_token_pool, mean_pool
+from .self_check import Settings
 from .token_rows import TokenRow, plain_rows
 
 if TYPE_CHECKING:
@@ -108,13 +109,22 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         """Token ids of each text, cut to the longest length allowed."""
         read = chat_rows if self.config.backend == "llm2vec" else plain_rows
         found = read(texts, self.tokenizer, self.config)
-        return Prepared(found.rows, [len(row.ids) for row in found.rows], found.truncated)
+        return Prepared(found.rows, [len(row.ids) for row in found.rows], found.cut)
 
     def other_padding(self) -> CausalLMEmbedder:
         """The same embedder with its batches padded on the other side."""
         view = copy.copy(self)
         view.padding_side = "left" if self.padding_side == "right" else "right"
         return view
+
+    @property
+    def settings(self) -> Settings:
+        """Where to look when the self-check finds something wrong."""
+        config = self.config
+        if config.backend == "llm2vec":
+            return Settings("embedder.chat (the text's own tokens are pooled)", "embedder.backend (llm2vec pads left)")
+        pooling = f"embedder.pooling ({config.pooling}), embedder.layer ({config.layer})"
+        return Settings(pooling, f"embedder.padding_side ({self.padding_side})")
 
     def _pad(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, [b, t] int64. The mask hides padding, so any token can stand there."""

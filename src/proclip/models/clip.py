@@ -51,18 +51,23 @@ class Clip:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoded:
-        """Texts to text embeds, [n, d] float32, L2-normalised, on the CPU, with the count of truncated texts."""
+        """Texts to text embeds, [n, d] float32, L2-normalised, on the CPU, in batches of like length."""
         self.text_tower.eval()
         device = next(self.text_tower.parameters()).device
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        embeds, truncated = torch.empty(len(texts), self.dim), 0
+        embeds, cut = torch.empty(len(texts), self.dim), torch.zeros(len(texts), dtype=torch.bool)
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
             tokens = self.tokenizer([texts[i] for i in rows])
             features = self.text_tower(tokens.input_ids.to(device), tokens.attention_mask.to(device))
             embeds[rows] = F.normalize(features.float(), dim=-1).cpu()
-            truncated += tokens.truncated
-        return Encoded(embeds, truncated)
+            cut[rows] = tokens.cut
+        return Encoded(embeds, cut)
+
+    def cuts(self, texts: Sequence[str], batch_size: int = 1024) -> list[bool]:
+        """Whether each text is longer than the text tower reads, so that `encode` would cut its end."""
+        starts = range(0, len(texts), batch_size)
+        return [cut for start in starts for cut in self.tokenizer(texts[start : start + batch_size]).cut]
 
     def for_classes(self) -> Clip:
         """Itself: a CLIP has no prompts of its own."""
@@ -144,8 +149,10 @@ def load_clip(name: str, revision: str | None = None) -> Clip:
     folder, kind = find_clip(name, revision)
     if kind not in KINDS:
         known = ", ".join(f"'{known}'" for known in KINDS)
-        half = "; it holds one tower alone, and a CLIP has two" if kind.endswith(("vision_model", "text_model")) else ""
-        raise ProclipError(f"{folder}/config.json: model_type is {kind!r}{half}; known are {known}")
+        why = "; it holds one tower alone, and a CLIP has two" if kind.endswith(("vision_model", "text_model")) else ""
+        if not why and "vocab_size" in read_json(folder / "config.json"):
+            why = ", a language model's: it can be an embedder (--embedder), and is no CLIP"
+        raise ProclipError(f"{folder}/config.json: model_type is {kind!r}{why}; CLIPs that are known are {known}")
     module, function = KINDS[kind]
     clip: Clip = getattr(import_module(module, __package__), function)(name, revision)[1]
     return clip

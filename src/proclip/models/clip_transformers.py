@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import ProclipError
 from .clip import Clip, digest_of, find_clip
+from .embedder import check_texts
 from .preprocess import ImagePreprocess
-from .pretrained import check_preprocess, check_texts_not_empty, load_pretrained
+from .pretrained import check_preprocess, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class ClipTextTokenizer:
         Raises:
             ProclipError: a text is empty.
         """
-        check_texts_not_empty(texts)
+        check_texts(texts)
         ids = self.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
         cut = [row if len(row) <= self.context_length else [*row[: self.context_length - 1], row[-1]] for row in ids]
         longest = max(len(row) for row in cut)
@@ -88,7 +89,7 @@ class ClipTextTokenizer:
         pad = self.tokenizer.eos_token_id if pad is None else pad
         input_ids = torch.tensor([row + [pad] * (longest - len(row)) for row in cut])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in cut])
-        return Tokens(input_ids, mask, sum(len(row) > self.context_length for row in ids))
+        return Tokens(input_ids, mask, torch.tensor([len(row) > self.context_length for row in ids]))
 
 
 def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, Clip]:

@@ -23,8 +23,13 @@ class Encoded:
 
     embeds: Tensor
     """[n, h] float32 on the CPU."""
-    truncated: int
-    """How many texts were longer than the encoder reads and lost their end."""
+    cut: Tensor | None
+    """[n] bool: which texts were longer than the encoder reads and lost their end; None where it does not say."""
+
+    @property
+    def truncated(self) -> int:
+        """How many texts are known to have lost their end."""
+        return int(self.cut.sum()) if self.cut is not None else 0
 
 
 class TextEmbedder(Protocol):
@@ -61,6 +66,31 @@ def check_texts(texts: Sequence[str]) -> None:
     for place, text in enumerate(texts):
         if not text.strip():
             raise ProclipError(f"text {place} of {len(texts)} is empty: leave it out, or give it words")
+
+
+def check_vectors(vectors: Tensor, inputs: Sequence[str]) -> None:
+    """Refuse what an encoder gave if it cannot be right.
+
+    Args:
+        vectors: of the inputs.
+        inputs: texts or keys of pictures, n of them.
+
+    Raises:
+        ProclipError: the vectors are not [n, d], or a value is not finite; the message names the input.
+    """
+    if vectors.ndim != 2 or len(vectors) != len(inputs) or (len(inputs) and not vectors.shape[1]):
+        raise ProclipError(
+            f"the encoder returned a tensor of shape {list(vectors.shape)} for {len(inputs)} inputs "
+            f"({_first(inputs)}); it must be [{len(inputs)}, d]"
+        )
+    finite = torch.isfinite(vectors).all(dim=1)
+    if not bool(finite.all()):
+        bad = inputs[int(finite.int().argmin())]
+        raise ProclipError(f"the encoder returned a value that is not finite for {bad!r}")
+
+
+def _first(inputs: Sequence[str]) -> str:
+    return f"{inputs[0]!r}, ..." if len(inputs) > 1 else "".join(map(repr, inputs))
 
 
 def embedder_identity(config: EmbedderConfig) -> dict[str, Any]:

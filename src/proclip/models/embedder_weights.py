@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
+from .arithmetic import has_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+LOADING_ERRORS = (SafetensorError, OSError, ValueError, KeyError, ImportError, RuntimeError)
 """What transformers and sentence-transformers raise when a checkpoint, a package or a device is not right."""
 
 
@@ -35,10 +37,13 @@ def require_packages(names: Sequence[str], what: str, extra: str) -> None:
 def weight_options(config: EmbedderConfig, device: str) -> dict[str, Any]:
     """Options of ``from_pretrained`` that say in which precision and where the weights are.
 
+    bfloat16 becomes float32 on a CPU that has no bfloat16.
+
     Raises:
         ProclipError: a package is missing.
     """
-    options: dict[str, Any] = {"dtype": DTYPES[config.dtype]}
+    slow = config.dtype == "bfloat16" and config.device_map is None and not has_bfloat16(device)
+    options: dict[str, Any] = {"dtype": torch.float32 if slow else DTYPES[config.dtype]}
     if config.device_map is not None:
         require_packages(["accelerate"], "embedder.device_map", "llm")
         options["device_map"] = config.device_map
@@ -79,7 +84,6 @@ def merge_adapters(model: PreTrainedModel, folders: Sequence[Path]) -> PreTraine
 
 def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -88,7 +92,7 @@ def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         config.inference_mode = True
         wrapped = get_peft_model(model, config)
         result: Any = set_peft_model_state_dict(wrapped, _named_for(model, tensors))
-    except (SafetensorError, *LOADING_ERRORS) as error:
+    except LOADING_ERRORS as error:
         raise ProclipError(f"embedder.lora: {folder} does not load: {error}") from error
     missing = [name for name in result.missing_keys if "lora_" in name]
     if wrong := [*result.unexpected_keys, *missing]:

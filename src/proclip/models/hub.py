@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
+
+OURS = ("mini-clip", "smollm2")
+"""Names of checkpoints in packages: they come before a folder of that name."""
 
 
 def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: str = "") -> Path:
@@ -22,15 +25,41 @@ def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: s
     """
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        offline = isinstance(error, LocalEntryNotFoundError) and is_offline_mode()
+        reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if offline else one_line(error)
         subject = f"{what} {name!r}".strip()
         raise ProclipError(f"{subject} is neither a folder nor a checkpoint that the hub gives: {reason}") from None
+
+
+def local_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of the folder `name`, or of the hub's repository as this machine's cache has it; nothing is downloaded."""
+    if Path(name).exists():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def lasting_name(name: str) -> str:
+    """A checkpoint's name that holds wherever it is read: the absolute path of a folder or file, others as they are."""
+    if name in OURS:
+        return name
+    prefix, path = ("open_clip:", name.removeprefix("open_clip:")) if name.startswith("open_clip:") else ("", name)
+    if prefix and not Path(path).exists():  # open_clip:MODEL/FILE
+        model, _, path = path.partition("/")
+        prefix += f"{model}/"
+    return prefix + str(Path(path).absolute()) if path and Path(path).exists() else name
 
 
 def has_file(name: str, file: str, revision: str | None = None) -> bool:

@@ -38,7 +38,7 @@ def chat_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: 
     tails = tokenizer([part[1] for part in parts], add_special_tokens=False, verbose=False)["input_ids"]
     rows = [TokenRow(ids[:limit], min(len(tail), len(ids), limit)) for ids, tail in zip(joined, tails, strict=True)]
     lost = [cut != text or len(ids) > limit for text, cut, ids in zip(texts, kept, joined, strict=True)]
-    return TokenRows(rows, sum(lost))
+    return TokenRows(rows, lost)
 
 
 def _cut_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from .clip import Clip
+from .embedder import check_texts
 from .open_clip_source import OpenClipSource, find_open_clip, import_open_clip
 from .preprocess import ImagePreprocess
 from .towers import ImageTower, TextTower, Tokens
@@ -129,15 +130,13 @@ class OpenClipTokenizer:
         Raises:
             ProclipError: a text is empty.
         """
-        for number, text in enumerate(texts):
-            if not text.strip():
-                raise ProclipError(f"text {number} of {len(texts)} is empty")
+        check_texts(texts)
         input_ids: Tensor = self.tokenizer(list(texts))
         lengths = torch.tensor(self._lengths(texts))
         mask = (torch.arange(self.context_length) < lengths[:, None]).long()
         if getattr(getattr(self.tokenizer, "tokenizer", None), "padding_side", "right") == "left":
             mask = mask.flip(1)
-        return Tokens(input_ids, mask, int((lengths > self.context_length).sum()))
+        return Tokens(input_ids, mask, lengths > self.context_length)
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, special ones included, with no limit."""
@@ -182,8 +181,9 @@ def build_model(model_cfg: Mapping[str, Any], source: str) -> Any:
     try:
         return kind(**config)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ProclipError(f"{source}: open_clip {open_clip.__version__} cannot build the model: {reason}") from None
+        raise ProclipError(
+            f"{source}: open_clip {open_clip.__version__} cannot build the model: {one_line(error)}"
+        ) from None
 
 
 def _timm() -> Any:
@@ -199,8 +199,9 @@ def _check_hf_model(name: str, source: str) -> None:
     try:
         AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ProclipError(f"{source}: the text encoder's config {name!r} cannot be loaded: {reason}") from None
+        raise ProclipError(
+            f"{source}: the text encoder's config {name!r} cannot be loaded: {one_line(error)}"
+        ) from None
 
 
 def load_open_clip(name: str, revision: str | None = None) -> Clip:
@@ -222,8 +223,7 @@ def load_open_clip(name: str, revision: str | None = None) -> Clip:
     try:
         import_open_clip().load_checkpoint(model, str(weights), strict=True, weights_only=True)
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, KeyError, StopIteration, EOFError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ProclipError(f"{weights}: the weights cannot be loaded: {reason}") from None
+        raise ProclipError(f"{weights}: the weights cannot be loaded: {one_line(error)}") from None
     model.eval()
     visual, scale, bias = model.visual, model.logit_scale, model.logit_bias
     with weights.open("rb") as file:
@@ -294,6 +294,7 @@ def open_clip_tokenizer(source: OpenClipSource) -> OpenClipTokenizer:
     try:
         tokenizer = module.HFTokenizer(str(place), context_length=context, trust_remote_code=False, **settings)
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ProclipError(f"{source.label}: the tokenizer {str(place)!r} cannot be loaded: {reason}") from None
+        raise ProclipError(
+            f"{source.label}: the tokenizer {str(place)!r} cannot be loaded: {one_line(error)}"
+        ) from None
     return OpenClipTokenizer(tokenizer, context)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from ..files import read_json
 
 CONFIG_FILE = "open_clip_config.json"
@@ -61,7 +61,7 @@ def import_open_clip() -> ModuleType:
         ) from None
     except (RuntimeError, ImportError, OSError) as error:
         raise ProclipError(
-            f"torchvision cannot be imported ({_one_line(error)}): it is not built for the installed torch "
+            f"torchvision cannot be imported ({one_line(error)}): it is not built for the installed torch "
             f"{torch.__version__}; OpenCLIP models need one that is: "
             f"{_torchvision_install('--force-reinstall --no-deps ')}"
         ) from None
@@ -70,7 +70,7 @@ def import_open_clip() -> ModuleType:
         return import_module("open_clip")
     except ImportError as error:
         raise ProclipError(
-            f"open_clip is missing or incomplete ({_one_line(error)}): pip install 'proclip-align[open-clip]'"
+            f"open_clip is missing or incomplete ({one_line(error)}): pip install 'proclip-align[open-clip]'"
         ) from None
 
 
@@ -143,7 +143,7 @@ def _from_library(model: str, tag: str) -> OpenClipSource:
     try:
         weights = open_clip.download_pretrained(pretrained)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ProclipError(f"open_clip:{model}/{tag}: the weights cannot be had: {_one_line(error)}") from None
+        raise ProclipError(f"open_clip:{model}/{tag}: the weights cannot be had: {one_line(error)}") from None
     return OpenClipSource(f"{model}/{tag}", config, dict(pretrained), Path(weights))
 
 
@@ -153,7 +153,7 @@ def _from_hub(repo: str, revision: str | None) -> OpenClipSource:
         config = Path(download(repo, filename=CONFIG_FILE, revision=revision))
         weights = Path(download(repo, revision=revision))
     except (OSError, RuntimeError, ValueError) as error:
-        raise ProclipError(f"hf-hub:{repo} is no OpenCLIP model that the hub gives: {_one_line(error)}") from None
+        raise ProclipError(f"hf-hub:{repo} is no OpenCLIP model that the hub gives: {one_line(error)}") from None
     return _read_config(config, repo.rsplit("/", 1)[-1], weights, None)
 
 
@@ -173,7 +173,3 @@ def _read_config(path: Path, label: str, weights: Path, folder: Path | None) -> 
     if not isinstance(model_cfg, Mapping) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model_cfg):
         raise ProclipError(f"{path}: model_cfg with embed_dim, vision_cfg and text_cfg is missing")
     return OpenClipSource(label, deepcopy(dict(model_cfg)), dict(config.get("preprocess_cfg") or {}), weights, folder)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,11 +287,25 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         ProclipError: the file is missing or is not a readable image.
     """
+    return _decoded(Path(path), f"image {path}")
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """The same for the bytes of an image file that lies in an archive or a table; `name` says where, for the message.
+
+    Raises:
+        ProclipError: they are not a readable image.
+    """
+    return _decoded(BytesIO(content), f"image {name}")
+
+
+def _decoded(source: Path | BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             image.load()
             return to_rgb(image)
     except FileNotFoundError:
-        raise ProclipError(f"image {path} is missing") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ProclipError(f"image {path} cannot be read: {error}") from None
+        raise ProclipError(f"{name} is missing") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise ProclipError(f"{name} cannot be read: {reason}") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from .preprocess import ImagePreprocess, NaflexPreprocess
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ProclipError(f"{folder}: the weights cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ProclipError(f"{folder}: the weights cannot be loaded: {one_line(error)}") from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise ProclipError(
@@ -57,10 +56,3 @@ def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> 
         ours, theirs, what = preprocess.size, vision.image_size, "image size"
     if ours != theirs:
         raise ProclipError(f"{folder}: {what} is {ours} in the preprocessing, {theirs} in config.json's vision_config")
-
-
-def check_texts_not_empty(texts: Sequence[str]) -> None:
-    """Raise `ProclipError` for the first text that is empty."""
-    for number, text in enumerate(texts):
-        if not text.strip():
-            raise ProclipError(f"text {number} of {len(texts)} is empty")

@@ -19,6 +19,8 @@ from .adapter import Adapter
 from .card import model_card
 from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
+from .embedder_facts import embedder_facts
+from .hub import OURS, lasting_name
 from .preprocess import ImagePreprocess, read_image
 from .saving import (
     EMBEDDER_FOLDER,
@@ -27,6 +29,7 @@ from .saving import (
     is_inside,
     pinned_embedder,
     pinned_revision,
+    placed_embedder,
     write_folder,
     write_tensors,
 )
@@ -118,7 +121,14 @@ class ProCLIP(nn.Module):
             ProclipError: it is not the one with which the adapter was trained; the message names what differs.
         """
         if self._embedder is None:
-            self._embedder = LazyEmbedder(self._located_embedder(), str(self.device), self.embedder_identity)
+            config = self._located_embedder()
+            try:
+                self._embedder = LazyEmbedder(config, str(self.device), self.embedder_identity)
+            except ProclipError as error:
+                if Path(config.model).is_dir() or config.model in OURS:
+                    raise
+                elsewhere = "where it lies elsewhere, say so: ProCLIP.from_pretrained(..., embedder=PATH)"
+                raise ProclipError(f"{error}; {elsewhere}") from None
         return self._embedder
 
     def _located_embedder(self) -> EmbedderConfig:
@@ -252,27 +262,31 @@ class ProCLIP(nn.Module):
         counts = {part: sum(p.numel() for p in getattr(self, part).parameters()) for part in ("image_tower", "adapter")}
         write_tensors(folder / "model.safetensors", self.state_dict())
         write_json(folder / "preprocessor_config.json", self.preprocess.to_config())
-        write_atomically(folder / "README.md", model_card(config, counts, card))
+        embedder = from_dict(EmbedderConfig, config["embedder"], where="embedder")
+        write_atomically(folder / "README.md", model_card(config, embedder_facts(embedder, folder), counts, card))
         write_json(folder / "config.json", config)
 
     def saved_config(self) -> dict[str, Any]:
-        """What ``config.json`` says: architecture, embedder, origin; hub revisions pinned to the commits in use.
+        """What ``config.json`` says: architecture, embedder, origin.
+
+        Hub revisions are pinned to the commits in use, and folders stand in it by their absolute path.
 
         Raises:
             ProclipError: the model was made around an embedder object.
         """
         if self.embedder_config is None:
             raise ProclipError("a model made around an embedder object has no embedder config to save")
+        own = self._folder is not None and is_inside(self.embedder_config.model)
         values = {
             "model_type": "proclip",
             "architectures": ["ProCLIPModel"],
-            "clip": self.clip_name,
+            "clip": lasting_name(self.clip_name) if self.clip_name is not None else None,
             "clip_revision": pinned_revision(self.clip_name, self.clip_revision),
             "format_version": FORMAT_VERSION,
             "embed_dim": self.adapter.embed_dim,
             "llm_dim": self.adapter.llm_dim,
             "adapter": to_dict(self.adapter.config),
-            "embedder": to_dict(pinned_embedder(self.embedder_config)),
+            "embedder": to_dict(self.embedder_config if own else pinned_embedder(self.embedder_config)),
             "embedder_identity": self.embedder_identity,
             "image_tower": {"family": self.image_tower.family, "config": self.image_tower.config},
         }
@@ -280,13 +294,17 @@ class ProCLIP(nn.Module):
         return values | {name: value for name, value in optional.items() if value is not None}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, revision: str | None = None, device: str = "cpu") -> ProCLIP:
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, device: str = "cpu", embedder: str | Path | None = None
+    ) -> ProCLIP:
         """Load a model that `save_pretrained` wrote.
 
         Args:
             name: folder or hub id.
             revision: of the hub's repository.
             device: where to put the weights.
+            embedder: folder or hub id of the LLM where it lies now, if that is not where ``config.json`` says. Another
+                LLM than the adapter was trained with is refused when a text is first encoded.
 
         Raises:
             ProclipError: not a model of ours, a version this code does not know, or weights that do not fit.
@@ -299,10 +317,7 @@ class ProCLIP(nn.Module):
         config = read_json(path) if path.is_file() else {}
         if config.get("model_type") != "proclip":
             raise ProclipError(f"{folder} is not a proclip model: config.json with model_type 'proclip' is missing")
-        if config.get("format_version") != FORMAT_VERSION:
-            raise ProclipError(
-                f"{path}: format_version {config.get('format_version')}, this code reads {FORMAT_VERSION}"
-            )
+        check_format(config, path)
         if absent := [key for key in REQUIRED if key not in config]:
             raise ProclipError(f"{path} lacks {', '.join(absent)}")
         embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
@@ -325,6 +340,10 @@ class ProCLIP(nn.Module):
         model._folder = folder
         if commit := commit_of(folder):
             model.loaded_from, model._hub = f"{name}@{commit}", (str(name), commit)
+        if embedder is not None and model.embedder_config is not None:
+            model.embedder_config, model.embedder_identity = placed_embedder(
+                model.embedder_config, model.embedder_identity, str(embedder)
+            )
         load_weights(model, tensors, str(weights))
         return model.to(device).eval()
 
@@ -345,6 +364,12 @@ class ProCLIP(nn.Module):
             self.save_pretrained(Path(folder) / "model", card, include_embedder=include_embedder)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
+
+
+def check_format(config: Mapping[str, Any], path: Path) -> None:
+    """Raise `ProclipError` where a model's ``config.json``, read from `path`, is of a version that is not known."""
+    if (found := config.get("format_version")) != FORMAT_VERSION:
+        raise ProclipError(f"{path}: format_version {found}, this code reads {FORMAT_VERSION}")
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

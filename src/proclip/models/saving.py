@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,8 +13,10 @@ from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
+from ..files import replacing
 from .embedder import embedder_identity, identity_difference
-from .embedder_source import locate
+from .embedder_source import locate, settings_of
+from .hub import lasting_name, local_file
 
 EMBEDDER_FOLDER = "embedder"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -48,12 +49,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, atomically."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.tmp")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, temporary, metadata={"format": "pt"})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as draft:
+        save_file(plain, draft, metadata={"format": "pt"})
 
 
 def commit_of(folder: Path) -> str | None:
@@ -73,20 +71,32 @@ def pinned_revision(name: str | None, revision: str | None, file: str = "config.
     """
     if name is None or Path(name).exists() or (revision is not None and COMMIT.fullmatch(revision)):
         return revision
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, file, revision=revision)
-    except HFValidationError:
-        return revision
-    return (commit_of(Path(found).parent) if isinstance(found, str) else None) or revision
+    found = local_file(name, file, revision)
+    return (commit_of(found.parent) if found is not None else None) or revision
 
 
 def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
-    """The same embedder with the commit of its hub revision."""
-    file = config.gguf_file or "config.json"
-    return dataclasses.replace(config, revision=pinned_revision(config.model, config.revision, file))
+    """The same embedder with the commit of its hub revision; folders by their absolute path."""
+    revision = pinned_revision(config.model, config.revision, config.gguf_file or "config.json")
+    lora = tuple(lasting_name(name) for name in config.lora)
+    return dataclasses.replace(config, model=lasting_name(config.model), revision=revision, lora=lora)
+
+
+def placed_embedder(
+    config: EmbedderConfig, identity: Mapping[str, Any] | None, name: str
+) -> tuple[EmbedderConfig, dict[str, Any] | None]:
+    """An embedder whose model lies elsewhere now: its config, and the identity that the model there must have.
+
+    A folder's name may have changed with its place; the hash of its files may not.
+
+    Args:
+        config: of the embedder.
+        identity: what the adapter was trained with, None if that is not known.
+        name: folder or hub id.
+    """
+    chat = (identity or {}).get("chat", config.chat)  # else told by the model's name
+    placed = dataclasses.replace(config, model=name, revision=None, chat=chat)
+    return placed, {**identity, "model": settings_of(placed)["model"]} if identity is not None else None
 
 
 def is_inside(model: str) -> bool:
@@ -120,10 +130,7 @@ def copy_embedder(
     own = target.is_dir() and target.resolve() == source.folder.resolve()
     if not own:
         shutil.rmtree(target, ignore_errors=True)
-        draft = target.with_name(f".{name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        _copy(source.folder, draft, source.gguf_file, config.trust_remote_code)
-        draft.replace(target)
+        write_folder(target, lambda draft: _copy(source.folder, draft, source.gguf_file, config.trust_remote_code))
     inside = dataclasses.replace(config, model=str(target), revision=None, gguf_file=source.gguf_file)
     copied = embedder_identity(inside)
     if identity is not None:

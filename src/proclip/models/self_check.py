@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +47,23 @@ LEAST_SIMILARITY = 0.65
 _log = logging.getLogger(__name__)
 
 
-def self_check(config: EmbedderConfig, forward: Forward, other_side: Forward | None) -> None:
+class Settings(NamedTuple):
+    """What decides how tokens become a vector, and its values, as the messages name it."""
+
+    pooling: str
+    """Such as ``embedder.pooling (mean)``."""
+    padding: str
+    """Such as ``embedder.padding_side (right)``."""
+
+
+def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, other_side: Forward | None) -> None:
     """Try an embedder on a few texts.
 
     Args:
         config: of the embedder, for the messages.
+        settings: where to look when something is wrong.
         forward: the embedder.
-        other_side: the embedder with its batches padded on the other side, None if that is not ours to choose.
+        other_side: the embedder with its batches padded on the other side, None where only one side can be right.
 
     Raises:
         ProclipError: its vectors cannot be right; the message names the settings to look at.
@@ -67,9 +78,8 @@ def self_check(config: EmbedderConfig, forward: Forward, other_side: Forward | N
     _, spread, largest = _spreads(alone)
     if largest <= LEAST_SPREAD[precision] * float(alone.abs().median()):
         raise ProclipError(
-            f"{config.model!r} gives one and the same vector for different texts: look at embedder.pooling "
-            f"({config.pooling}), embedder.layer ({config.layer}) and embedder.instruction; the texts' own tokens are "
-            "not pooled"
+            f"{config.model!r} gives one and the same vector for different texts: look at {settings.pooling} and the "
+            "prompt; the texts' own tokens are not pooled"
         )
     spread = max(spread, 1e-12)
     share = _error(together, alone) / spread
@@ -77,22 +87,22 @@ def self_check(config: EmbedderConfig, forward: Forward, other_side: Forward | N
         raise ProclipError(
             f"{config.model!r} embeds a text otherwise in a batch than alone: the difference is {share:.2g} of that "
             f"between two texts, at most {TOLERANCE[precision]} is expected. Padding is not masked as it should be: "
-            f"look at embedder.padding_side ({config.padding_side}), embedder.pooling ({config.pooling}), "
-            f"embedder.backend ({config.backend}) and embedder.dtype ({config.dtype})"
+            f"look at {settings.padding}, {settings.pooling}, embedder.backend ({config.backend}) and "
+            f"embedder.dtype ({config.dtype})"
         )
     if other_side is not None and _error(other_side(CHECK_TEXTS), alone) / spread > TOLERANCE[precision]:
         _log.warning(
-            "%r gives other vectors when batches are padded on the other side than they are (embedder.padding_side); "
+            "%r gives other vectors when batches are padded on the other side than they are: look at %s; "
             "as they are padded now, a text gets the vector that it gets alone",
             config.model,
+            settings.padding,
         )
     found = similarity_of_paraphrases(forward)
     if found < LEAST_SIMILARITY:
         _log.warning(
             "%r: texts that mean the same are nearer than others in %.0f %% of comparisons, at least %.0f %% is "
-            "expected of a model that reads English: look at embedder.pooling (%s), embedder.layer (%s), "
-            "embedder.backend (%s) and the prompts",
-            config.model, 100 * found, 100 * LEAST_SIMILARITY, config.pooling, config.layer, config.backend,
+            "expected of a model that reads English: look at %s, embedder.backend (%s) and the prompts",
+            config.model, 100 * found, 100 * LEAST_SIMILARITY, settings.pooling, config.backend,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
@@ -12,8 +13,10 @@ from torch import Tensor
 from ..config import EmbedderConfig
 from ..errors import ProclipError
 from .batched_embedder import BatchedEmbedder, Prepared
+from .embedder_facts import prompt_of
 from .embedder_source import EmbedderSource
 from .embedder_weights import LOADING_ERRORS, merge_adapters, require_packages, weight_options
+from .self_check import Settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -84,6 +87,7 @@ class SentenceTransformersEmbedder(BatchedEmbedder[str]):
         own = model.max_seq_length
         self.max_length = min(config.max_length, own) if own else config.max_length
         model.max_seq_length = self.max_length
+        self.padding_side: str = model.tokenizer.padding_side
         self.read_prompt()
 
     def read_prompt(self) -> None:
@@ -96,27 +100,49 @@ class SentenceTransformersEmbedder(BatchedEmbedder[str]):
         if name is not None and name not in declared:
             names = ", ".join(sorted(declared)) or "none"
             raise ProclipError(f"embedder.prompt_name: {self.config.model!r} has no prompt {name!r}; it has: {names}")
-        default = name if name is not None else self.model.default_prompt_name
-        self.prompt: str = self.config.instruction or declared.get(default or "") or ""
+        self.prompt = prompt_of(self.config, declared, self.model.default_prompt_name)
 
     def prepare(self, texts: Sequence[str]) -> Prepared[str]:
         """The texts themselves; the library puts the prompt before them and cuts them."""
         prompted = [self.prompt + text for text in texts]
         ids = self.model.tokenizer(prompted, truncation=False, verbose=False)["input_ids"]
         lengths = [min(len(row), self.max_length) for row in ids]
-        return Prepared(list(texts), lengths, sum(len(row) > self.max_length for row in ids))
+        return Prepared(list(texts), lengths, [len(row) > self.max_length for row in ids])
 
-    def other_padding(self) -> None:
-        """None: the padding side is the model's to declare."""
+    def other_padding(self) -> SentenceTransformersEmbedder | None:
+        """The same embedder with its batches padded on the other side.
+
+        None for a model with learnt positions (BERT's kind), which count from the first column, padding or not.
+        """
+        if any("position_embeddings" in name for name, _ in self.model.named_parameters()):
+            return None
+        view = copy.copy(self)
+        view.padding_side = "left" if self.padding_side == "right" else "right"
+        return view
+
+    @property
+    def settings(self) -> Settings:
+        """Where to look when the self-check finds something wrong."""
+        modes = [getattr(module, "pooling_mode", None) for module in self.model]
+        pooling = ", ".join(str(mode) for mode in modes if mode) or "in code of its own"
+        return Settings(
+            f"the pooling that the model's files declare ({pooling})",
+            f"the padding side that its tokenizer declares ({self.padding_side})",
+        )
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[str]) -> Tensor:
         """One batch, padded, to vectors, [b, h]."""
-        embeds: Tensor = self.model.encode(
-            list(rows),
-            prompt=self.prompt,
-            batch_size=len(rows),
-            show_progress_bar=False,
-            convert_to_tensor=True,
-        )
+        tokenizer = self.model.tokenizer
+        declared, tokenizer.padding_side = tokenizer.padding_side, self.padding_side
+        try:
+            embeds: Tensor = self.model.encode(
+                list(rows),
+                prompt=self.prompt,
+                batch_size=len(rows),
+                show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+        finally:
+            tokenizer.padding_side = declared
         return embeds

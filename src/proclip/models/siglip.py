@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from ..files import read_json
 from .clip import Clip, digest_of, find_clip
+from .embedder import check_texts
 from .preprocess import ImagePreprocess, split_packed
-from .pretrained import check_preprocess, check_texts_not_empty, load_pretrained
+from .pretrained import check_preprocess, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class SiglipTextTokenizer:
         Raises:
             ProclipError: a text is empty.
         """
-        check_texts_not_empty(texts)
+        check_texts(texts)
         seen = [self.canonical(text) for text in texts]
         ids = self.tokenizer(seen, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
         length, end, pad = self.context_length, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
@@ -153,7 +154,7 @@ class SiglipTextTokenizer:
         cut = [row if len(row) <= length else [*row[: length - 1], end] for row in closed]
         input_ids = torch.tensor([row + [pad] * (length - len(row)) for row in cut])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in cut])
-        return Tokens(input_ids, mask, sum(len(row) > length for row in closed))
+        return Tokens(input_ids, mask, torch.tensor([len(row) > length for row in closed]))
 
 
 def load_siglip_model(name: str, revision: str | None = None) -> tuple[SiglipModel | Siglip2Model, Clip]:

@@ -28,8 +28,8 @@ class TokenRows:
 
     rows: list[TokenRow]
     """One for each text."""
-    truncated: int
-    """How many texts lost their end."""
+    cut: list[bool]
+    """Which texts lost their end."""
 
 
 def plain_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: EmbedderConfig) -> TokenRows:
@@ -48,6 +48,8 @@ def plain_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config:
                 f"embedder.skip_tokens leaves out {skip}"
             )
     # Only a text that fills the limit can have lost its end: those few are counted without the cut.
-    full = [text for text, row in zip(prompted, ids, strict=True) if len(row) == limit]
-    uncut = tokenizer(full, truncation=False, verbose=False)["input_ids"] if full else []
-    return TokenRows([TokenRow(row, len(row) - skip) for row in ids], sum(len(row) > limit for row in uncut))
+    full = [place for place, row in enumerate(ids) if len(row) == limit]
+    uncut = tokenizer([prompted[place] for place in full], truncation=False, verbose=False)["input_ids"] if full else []
+    lost = {place for place, row in zip(full, uncut, strict=True) if len(row) > limit}
+    rows = [TokenRow(row, len(row) - skip) for row in ids]
+    return TokenRows(rows, [place in lost for place in range(len(rows))])

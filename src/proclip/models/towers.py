@@ -78,8 +78,13 @@ class Tokens:
     """[b, t] int64."""
     attention_mask: Tensor
     """[b, t] int64, 1 at tokens."""
-    truncated: int
-    """How many texts were longer than the context and lost their end (the end token is kept)."""
+    cut: Tensor
+    """[b] bool: which texts were longer than the context and lost their end (the end token is kept)."""
+
+    @property
+    def truncated(self) -> int:
+        """How many texts lost their end."""
+        return int(self.cut.sum())
 
 
 class TextTokenizer(Protocol):

@@ -1,0 +1,22 @@
+"""Which arithmetic a device is quick in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is no slower than float32 on a device.
+
+    It is not on a CPU without instructions for it (x86 before AVX-512), where a product of matrices takes up to a
+    hundred times as long: there float32 is used instead, which loses nothing but memory.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...
+    """
+    if not device.startswith("cpu"):
+        return True
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # built without oneDNN
+        return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
