@@ -8,20 +8,22 @@ Every argument after the recipe is one row: settings joined by ``;``, the empty 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
 
 from proclip.config import config_hash
-from proclip.models.embedder import LazyEmbedder
-from proclip.runs.ablate import COLUMNS, cell
+from proclip.evaluate import open_model
+from proclip.evaluate.benchmarks import tasks_folder
+from proclip.runs.columns import COLUMNS, cell
 from proclip.runs.embed import embed_recipes
-from proclip.runs.evaluate import World
+from proclip.runs.evaluate import evaluate_path, values
 from proclip.runs.recipes import environment, find_recipe
 from proclip.runs.train import train_recipe
 
-TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "retrieval_long", "multilingual_de",
-         "multilingual_ja", "pairs", "hard_negatives")  # fmt: skip
+TASKS = ("zero_shot/openmoji", "zero_shot/twemoji", "retrieval_short", "retrieval_long", "multilingual/de",
+         "multilingual/ja", "pairs", "hard_negatives")  # fmt: skip
 
 
 def main() -> None:
@@ -38,12 +40,13 @@ def main() -> None:
         per_seed, start = [], time.perf_counter()
         for seed in range(arguments.seeds):
             recipe = find_recipe(arguments.recipe, [f"seed={seed}", *filter(None, row.split(";"))])
+            recipe = dataclasses.replace(recipe, evaluate=None)
             embed_recipes([recipe])
-            world = World(Path(recipe.data.dataset), Path(recipe.data.store), "dev", recipe.clip)
-            world.embed_tasks(LazyEmbedder(recipe.embedder), TASKS)
+            world = tasks_folder(Path(recipe.data.dataset), "dev").only(TASKS)
             run = arguments.runs / config_hash(recipe)
             train_recipe(recipe, run)
-            per_seed.append(world.evaluate(run, TASKS))
+            original = open_model(recipe.clip)
+            per_seed.append(values(evaluate_path(str(run), [world], run / "results-dev.json", original)))
         seconds = (time.perf_counter() - start) / arguments.seeds
         cells = {name: cell(per_seed, keys) for name, keys in COLUMNS.items()}
         table.append({"settings": row, "seconds": round(seconds, 1), "cells": cells, "figures": per_seed})

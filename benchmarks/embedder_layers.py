@@ -21,7 +21,7 @@ import transformers
 from proclip.config import AdapterConfig, DistillLossConfig
 from proclip.data.dataset import ImageCaptions
 from proclip.losses import distillation_loss
-from proclip.metrics import recall_at_k
+from proclip.metrics import ranks_of_first_positive
 from proclip.models.adapter import Adapter
 from proclip.models.clip import Clip, load_clip
 from proclip.models.embedder_source import locate
@@ -123,9 +123,9 @@ def main() -> None:
                 with torch.inference_mode():
                     embeds = F.normalize(adapter(vectors[layer][len(train_texts) :]), dim=-1).split(len(dev))
                 for column, text_embeds in zip(asked, embeds, strict=True):
-                    hit = recall_at_k(text_embeds, image_embeds, [[i] for i in range(len(dev))], ks=(1, 5))
-                    figures.setdefault(f"{column} t2i R@1", []).append(hit[1])
-                    figures.setdefault(f"{column} t2i R@5", []).append(hit[5])
+                    ranks = ranks_of_first_positive(text_embeds, image_embeds, [[i] for i in range(len(dev))])
+                    for k in (1, 5):
+                        figures.setdefault(f"{column} t2i R@{k}", []).append(float((ranks <= k).double().mean()))
             rows.append(
                 {"layer": layer, "sink": sink, **{k: round(statistics.fmean(v), 4) for k, v in figures.items()}}
             )

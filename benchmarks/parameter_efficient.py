@@ -31,15 +31,16 @@ from proclip.config import ImageTuningConfig, Recipe, TuneConfig, config_hash
 from proclip.data.batches import TuneBatch
 from proclip.data.dataset import ImageCaptions
 from proclip.data.store import EmbeddingStore
-from proclip.evaluate.suite import evaluated_texts
-from proclip.evaluate.tasks import load_tasks
+from proclip.evaluate import open_model
+from proclip.evaluate.benchmark import Benchmark
+from proclip.evaluate.benchmarks import tasks_folder
 from proclip.files import read_json, write_atomically, write_json
 from proclip.models.clip import load_clip
-from proclip.models.embedder import LazyEmbedder
 from proclip.models.proclip import ProCLIP
-from proclip.runs.ablate import COLUMNS, STAGE1, TASKS, cell, run_name, variants
+from proclip.runs.ablate import STAGE1, run_name, variants
+from proclip.runs.columns import COLUMNS, TASKS, cell
 from proclip.runs.embed import embed_recipes, of_clip
-from proclip.runs.evaluate import World, evaluated
+from proclip.runs.evaluate import evaluate_path, values
 from proclip.runs.recipes import environment, find_recipe
 from proclip.runs.train import train_recipe
 from proclip.runs.tuning import open_tuning, trained_parameters
@@ -64,7 +65,7 @@ LORA_RATES = (3e-4, 1e-3, 3e-3)
 QUALITY = ("zero-shot", "I2T R@1", "T2I R@1", "CKA")
 JUDGED_BY = ("zero-shot", "I2T R@1", "T2I R@1")
 STEPS_A_TURN, WARM_UP_STEPS, MEMORY_STEPS = 3, 2, 3
-SMOKE_TASKS = ("zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "retrieval_long")
+SMOKE_TASKS = ("zero_shot/openmoji", "zero_shot/twemoji", "retrieval_short", "retrieval_long")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Bench:
 
     def recipe(self, mode: str, rate: float, seed: int) -> Recipe:
         """The recipe of a row with a learning rate."""
-        base = find_recipe("mini/proclip", [f"seed={seed}"])
+        base = dataclasses.replace(find_recipe("mini/proclip", [f"seed={seed}"]), evaluate=None)
         assert base.tune is not None
         own = base.tune.optim
         rates = {**own.lr_by_group, "image_tower": rate}
@@ -115,17 +116,19 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-def open_world(bench: Bench, split: str) -> World:
+def open_world(bench: Bench, split: str) -> Benchmark:
     recipe = bench.recipe(FULL, RATES[1], 0)
     embed_recipes([recipe])
-    world = World(Path(recipe.data.dataset), Path(recipe.data.store), split, recipe.clip)
-    world.texts(LazyEmbedder(recipe.embedder)).encode(evaluated_texts(load_tasks(world.tasks, bench.tasks)))
-    return world
+    return tasks_folder(Path(recipe.data.dataset), split).only(bench.tasks)
 
 
-def figures_of(bench: Bench, world: World, recipe: Recipe, run: Path) -> dict[str, float]:
+def figures_of(bench: Bench, world: Benchmark, recipe: Recipe, run: Path) -> dict[str, float]:
     train_recipe(recipe, run)
-    return evaluated(world, run, run / f"figures-{world.split}.json", recipe, bench.tasks)
+    return measured(world, str(run), run / f"results-{world.notes['split']}.json", recipe.clip)
+
+
+def measured(world: Benchmark, model: str, path: Path, clip: str) -> dict[str, float]:
+    return values(evaluate_path(model, [world], path, open_model(clip)))
 
 
 def columns(per_seed: Sequence[Mapping[str, float]], names: Sequence[str] = QUALITY) -> dict[str, tuple[float, float]]:
@@ -287,25 +290,26 @@ def table(bench: Bench, seeds: int, rounds: int, choice: Mapping[str, Any], out:
     world = open_world(bench, split)
     rows: dict[str, dict[str, Any]] = {}
     bench.runs.mkdir(parents=True, exist_ok=True)
-    original = evaluated(world, world.clip_name, bench.runs / f"clip-{split}.json", None, bench.tasks)
+    clip = bench.recipe(FULL, RATES[1], 0).clip
+    original = measured(world, clip, bench.runs / f"clip-{split}.json", clip)
     stage1 = []
     for seed in range(seeds):
         model = bench.stage1_model(seed)
         figures = bench.runs / f"seed{seed}" / f"stage1-{split}.json"
         figures.parent.mkdir(parents=True, exist_ok=True)
-        stage1.append(evaluated(world, model, figures, None, bench.tasks))
+        stage1.append(measured(world, str(model), figures, clip))
     rows["CLIP itself"] = {"cells": columns([original]), "figures": [original]}
     rows["stage 1, where all start"] = {"cells": columns(stage1), "figures": stage1}
     result: dict[str, Any] = {
-        "benchmark": world.benchmark, "split": split, "seeds": seeds, "rounds": rounds, "smoke": bench.smoke,
+        "benchmark": dict(world.notes), "split": split, "seeds": seeds, "rounds": rounds, "smoke": bench.smoke,
         "choice": choice, "rows": rows, "environment": environment() | {"threads": torch.get_num_threads()},
     }  # fmt: skip
     for mode in MODES:
         recipes = [bench.recipe(mode, rates[mode], seed) for seed in range(seeds)]
         runs = [bench.runs / f"seed{seed}" / slug(mode) for seed in range(seeds)]
-        measured = [figures_of(bench, world, recipe, run) for recipe, run in zip(recipes, runs, strict=True)]
+        found = [figures_of(bench, world, recipe, run) for recipe, run in zip(recipes, runs, strict=True)]
         rows[mode] = {
-            "rate": rates[mode], "cells": columns(measured), "figures": measured,
+            "rate": rates[mode], "cells": columns(found), "figures": found,
             "config_hash_seed0": config_hash(recipes[0]),
         }  # fmt: skip
         write(result, out)

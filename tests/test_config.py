@@ -114,7 +114,7 @@ def test_a_key_that_is_gone_says_what_to_write(tmp_path: Path) -> None:
         ),
         ("[tune]\n", "missing key 'name'"),
         ('name = "x"\n', "at least one of"),
-        ('name = "x"\ntune = 3\n', "tune must be a table, not 3"),
+        ('name = "x"\ntune = 3\n', "tune must be a table, or 'none' to leave it out, not 3"),
         ('name = "x"\n[tune]\n[pretrain]\n', "the only stage"),
     ],
 )
@@ -160,3 +160,13 @@ def test_bad_extends(tmp_path: Path) -> None:
     path.write_text('extends = 3\nname = "a"\n')
     with pytest.raises(ProclipError, match="extends must be the path of a recipe beside it"):
         load_recipe(path)
+
+
+def test_none_leaves_out_what_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('name = "x"\n[distill]\n[tune.optim]\ngrad_clip = 1.0\n')
+    (tmp_path / "recipe.toml").write_text('extends = "base.toml"\ndistill = "none"\n')
+    recipe = load_recipe(tmp_path / "recipe.toml", ["tune.optim.grad_clip=none", "init=none"])
+    assert recipe.distill is None and recipe.tune is not None and recipe.tune.optim.grad_clip is None
+    assert recipe.init == "none"  # a text may say anything
+    with pytest.raises(ProclipError, match="adapter must be a table, not 'none'"):
+        load_recipe(tmp_path / "recipe.toml", ["adapter=none"])

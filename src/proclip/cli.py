@@ -35,15 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("--captions", default="", metavar="A,B", help="caption columns (default: those every image has)")
     align.add_argument("--out", type=Path, default=Path("runs/align"), help="run folder (default: %(default)s)")
     align.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                       help="change a field of the recipe, as in tune.epochs=8 (repeatable)")  # fmt: skip
+                       help="change a field of the recipe, as in tune.epochs=8; distill=none leaves a stage out "
+                            "(repeatable)")  # fmt: skip
+    align.add_argument("--trust-images", action="store_true", help="do not decode every picture before the start")
 
-    evaluate = verbs.add_parser("eval", help="every task's figure for a model")
-    evaluate.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
-    evaluate.add_argument("--data", type=Path, default=Path("runs/mini"), help="the mini world (default: %(default)s)")
-    evaluate.add_argument("--store", type=Path, default=Path("runs/embeddings"), help="cache of text embeddings")
-    evaluate.add_argument("--split", choices=("test", "dev"), default="test", help="concepts (default: %(default)s)")
-    evaluate.add_argument("--clip", help="CLIP that CKA compares with (default: the run's, else mini-clip)")
-    evaluate.add_argument("--out", type=Path, help="JSON file to write")
+    _add_eval(verbs)
 
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
@@ -63,9 +59,37 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(convert)
     _add_inspect_and_interpolate(verbs)
 
-    report = verbs.add_parser("report", help="write the page of a finished quickstart again")
-    report.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"), help="(default: %(default)s)")
+    report = verbs.add_parser("report", help="result files as a page, as tables, as figures")
+    report.add_argument("results", type=Path, nargs="+", help="files of proclip eval, or CLIP_benchmark's JSON or CSV")
+    report.add_argument("-o", "--out", type=Path, required=True, help=".html, .md, .tex or .csv file; or a folder: "
+                        "figures as PNG and SVG")  # fmt: skip
+    report.add_argument("--clip-benchmark", action="store_true",
+                        help="write JSON files as CLIP_benchmark does, into the folder")  # fmt: skip
+    report.add_argument("--reference", help="model that others are compared with (default: the first)")
     return parser
+
+
+def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = verbs.add_parser("eval", help="a model on benchmarks: every figure with its interval")
+    evaluate.add_argument("model", nargs="?", help="run or model folder, hub id, open_clip:MODEL/TAG, st:MODEL, "
+                          "or 'mini-clip'")  # fmt: skip
+    evaluate.add_argument("--suite", help="'paper', or benchmarks with commas between (docs/evaluation.md)")
+    evaluate.add_argument("--data-root", type=Path, default=Path("data"), help="of the suite (default: %(default)s)")
+    evaluate.add_argument("--data", type=Path, action="append", default=[], metavar="FOLDER",
+                          help="own pictures with metadata or in class folders, or a mini world (repeatable; "
+                          "default without --suite: runs/mini)")  # fmt: skip
+    evaluate.add_argument("--split", help="of --data (default: all rows; of a mini world: test)")
+    evaluate.add_argument("--tasks", metavar="A,B", help="of --data: caption columns, or as the figures' keys begin, "
+                          "such as zero_shot/openmoji (default: all)")  # fmt: skip
+    evaluate.add_argument("--partial", action="store_true", help="accept other counts than the authors' (and say so)")
+    evaluate.add_argument("--clip", help="original CLIP, with which CKA compares (default: the one the model names)")
+    evaluate.add_argument("--cache", type=Path, default=Path("runs/cache"), help="vectors (default: %(default)s)")
+    evaluate.add_argument("--gallery", action="store_true", help="also keep what was found and what went wrong, with "
+                          "small pictures, for the report")  # fmt: skip
+    evaluate.add_argument("--name", help="what tables call the model (default: its folder's or hub id's name)")
+    evaluate.add_argument("--out", type=Path, help="result file (default: runs/results/NAME.json)")
+    evaluate.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"),
+                          help="instead of a model: two result files, paired over the same items")  # fmt: skip
 
 
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -81,7 +105,6 @@ def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.Argu
     what.add_argument("--curve", metavar="A,B,...", help="evaluate the mini world along these alphas, as in 0,0.5,1")
     between.add_argument("--out", type=Path, required=True, help="folder to write")
     between.add_argument("--data", type=Path, default=Path("runs/mini"), help="of a curve (default: %(default)s)")
-    between.add_argument("--store", type=Path, default=Path("runs/embeddings"), help="of a curve: text embeddings")
     between.add_argument("--split", choices=("test", "dev"), default="test", help="of a curve (default: %(default)s)")
 
 
@@ -92,11 +115,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="file, DeepSpeed folder, model folder or hub id")
+    parser.add_argument("source", help="file, DeepSpeed folder, model folder or hub id; with --to llm2clip also a run")
     parser.add_argument("out", type=Path, help="folder to make; a .pt file with --to llm2clip")
     parser.add_argument("--to", choices=("proclip", "llm2clip"), default="proclip", help="(default: %(default)s)")
     parser.add_argument("--revision", help="of the hub's repository")
     parser.add_argument("--embedder", help="LLM of the adapter: preset llama3-8b-cc, or a TOML file")
+    parser.add_argument("--clip", help="CLIP that the image tower was tuned from, for the card and proclip interpolate")
     parser.add_argument("--set", action="append", default=[], metavar="embedder.KEY=VALUE", dest="settings",
                         help="field of the embedder (repeatable)")  # fmt: skip
     parser.add_argument("--heads", type=int, help="attention heads of a ViT (default: width / 64)")
@@ -131,13 +155,12 @@ def run(arguments: argparse.Namespace) -> None:
         from .runs.align import align_folder
 
         columns = [column for column in arguments.captions.split(",") if column]
-        align_folder(arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings)
+        align_folder(
+            arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings,
+            arguments.trust_images,
+        )  # fmt: skip
     elif arguments.verb == "eval":
-        from .runs.evaluate import evaluate_command
-
-        evaluate_command(
-            arguments.model, arguments.data, arguments.store, arguments.split, arguments.clip, arguments.out
-        )
+        _evaluate(arguments)
     elif arguments.verb == "quickstart":
         from .runs.quickstart import quickstart
 
@@ -157,9 +180,29 @@ def run(arguments: argparse.Namespace) -> None:
 
         interpolate_command(arguments)
     elif arguments.verb == "report":
-        from .runs.quickstart import report_again
+        from .runs.report import report_command
 
-        report_again(arguments.folder)
+        report_command(arguments.results, arguments.out, arguments.reference, arguments.clip_benchmark)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .distributed import launched
+    from .runs.evaluate import MINI, compare_command, evaluate_command, load_benchmarks
+
+    if arguments.compare:
+        if arguments.model:
+            raise ProclipError("--compare takes two result files and no model: evaluate each of them first")
+        compare_command(*arguments.compare, arguments.out)
+        return
+    if not arguments.model:
+        raise ProclipError("say which model: a folder, a hub id, mini-clip; or --compare A.json B.json")
+    folders = arguments.data or ([] if arguments.suite else [MINI])
+    tasks = [task for task in (arguments.tasks or "").split(",") if task]
+    benchmarks = load_benchmarks(
+        arguments.suite, arguments.data_root, folders, arguments.split, tasks, arguments.partial
+    )
+    with launched():
+        evaluate_command(arguments, benchmarks)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -170,10 +213,11 @@ def _convert(arguments: argparse.Namespace) -> None:
     values = {name: getattr(arguments, name) for name in names}
     hints = Hints(**values, ignore=tuple(arguments.ignore))
     if arguments.to == "proclip":
+        embedder, settings = arguments.embedder, arguments.settings
         convert_to_proclip(
-            arguments.source, arguments.out, hints, arguments.embedder, arguments.settings, arguments.revision
+            arguments.source, arguments.out, hints, embedder, settings, arguments.revision, arguments.clip
         )
-    elif hints != Hints() or arguments.embedder or arguments.settings:
+    elif hints != Hints() or arguments.embedder or arguments.settings or arguments.clip:
         raise ProclipError("--to llm2clip takes no option but --revision: the model says the rest itself")
     else:
         convert_to_llm2clip(arguments.source, arguments.out, arguments.revision)

@@ -10,6 +10,9 @@ same L over the global batch; the average is then the gradient of L, as on one p
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +46,22 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """Join the processes that ``torchrun`` started, if it did, and leave them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _on():
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -5,3 +5,8 @@ from __future__ import annotations
 
 class ProclipError(Exception):
     """Bad input: the message names the file, key or field at fault and what would be right."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What another library's error says, for a message of ours: one line of at most `limit` characters, never empty."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

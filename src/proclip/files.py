@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import ProclipError
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file's draft to write: as the block ends it takes the file's place, whole even after a power cut.
+
+    If the block fails the draft goes and the file stays as it was.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # a rename lasts once its folder is on disk; not every system can say so
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all, even after a power cut."""
+    with replacing(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, values: Any) -> None:

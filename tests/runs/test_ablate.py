@@ -8,7 +8,8 @@ import pytest
 
 from proclip.config import config_hash
 from proclip.mini.concepts import LANGUAGES
-from proclip.runs.ablate import COLUMNS, COMPONENTS, CONTROLS, PROCLIP, cell, tables, variants
+from proclip.runs.ablate import COMPONENTS, CONTROLS, PROCLIP, tables, variants
+from proclip.runs.columns import COLUMNS, cell
 
 
 def test_every_row_is_another_run() -> None:

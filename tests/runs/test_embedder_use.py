@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_embedders import qwen3_embedding
+from tiny_llms import llama3
 
 from proclip.config import AdapterConfig, DataConfig, DistillConfig, EmbedderConfig, Recipe, TuneConfig
+from proclip.config.embedder import LLAMA3_CHAT
 from proclip.data.store import EmbeddingStore
 from proclip.errors import ProclipError
+from proclip.evaluate import open_model
+from proclip.evaluate.benchmark import Benchmark
+from proclip.evaluate.benchmarks import tasks_folder
+from proclip.evaluate.encoding import open_encoders
+from proclip.evaluate.run import run_benchmark
 from proclip.models import embedder as embedder_module
+from proclip.models.clip import Clip
+from proclip.models.embedder import Encoded
 from proclip.models.proclip import ProCLIP
 from proclip.runs import quickstart as quickstart_module
 from proclip.runs.embed import embed_recipes
-from proclip.runs.evaluate import World
+from proclip.runs.evaluate import evaluate_path
 from proclip.runs.train import train_recipe
 
 TASKS = {
@@ -59,8 +71,8 @@ def recipe(tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path
     )
 
 
-def world_of(recipe: Recipe) -> World:
-    return World(Path(recipe.data.dataset), Path(recipe.data.store), "test", recipe.clip)
+def world_of(recipe: Recipe) -> Benchmark:
+    return tasks_folder(Path(recipe.data.dataset))
 
 
 @pytest.fixture
@@ -81,14 +93,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
 def test_class_names_go_through_their_prompt_and_their_cache(recipe: Recipe, tmp_path: Path) -> None:
     embed_recipes([recipe])
     model_path = train_recipe(recipe, tmp_path / "run")
-    world = world_of(recipe)
-    assert set(world.evaluate(tmp_path / "run")) >= {"zero_shot/tiny", "retrieval_short/i2t_r@1"}
-    captions, classes = (EmbeddingStore.open(tmp_path / "store" / name) for name in ("texts", "class_texts"))
-    assert captions.identity["instruction"] == "" and len(captions) == 3
-    assert classes.identity["instruction"] == "Name a thing: " and len(classes) == 3
+    cache, run = tmp_path / "cache", open_model(str(tmp_path / "run"))
+    encoders, _ = open_encoders(run, world_of(recipe).images, cache)
+    run_benchmark(world_of(recipe), run, cache)
+    stores = [EmbeddingStore.open(folder) for folder in (cache / "texts").iterdir()]
+    assert {store.identity["instruction"]: len(store) for store in stores} == {"": 3, "Name a thing: ": 3}
 
     model = ProCLIP.from_pretrained(model_path)
-    encoders = world.encoders(tmp_path / "run")
     assert encoders.encode_class is not None
     as_class, as_caption = encoders.encode_class(["a red thing"]), encoders.encode_text(["a red thing"])
     assert not torch.allclose(as_class, as_caption, atol=1e-4)
@@ -100,22 +111,62 @@ def test_class_names_go_through_their_prompt_and_their_cache(recipe: Recipe, tmp
     torch.testing.assert_close(plain.zero_shot_classifier(["red"], ["a {} thing"]).T, as_caption, rtol=1e-4, atol=1e-5)
 
 
-def test_one_prompt_needs_one_cache(recipe: Recipe) -> None:
-    world = world_of(recipe)
-    embedder = embedder_module.LazyEmbedder(replace(recipe.embedder, class_instruction=None))
-    world.embed_tasks(embedder, list(TASKS))
-    assert not (world.store / "class_texts").exists()
-    assert len(EmbeddingStore.open(world.store / "texts")) == 5
+def test_one_prompt_needs_one_cache(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, embedder=replace(recipe.embedder, class_instruction=None))
+    embed_recipes([recipe])
+    train_recipe(recipe, tmp_path / "run")
+    run_benchmark(world_of(recipe), open_model(str(tmp_path / "run")), tmp_path / "cache")
+    (folder,) = (tmp_path / "cache" / "texts").iterdir()
+    assert len(EmbeddingStore.open(folder)) == 5
 
 
-def test_no_llm_stays_after_embedding_and_after_evaluation(
-    recipe: Recipe, tmp_path: Path, loaded: list[weakref.ref[Any]]
+def causal_lm(folder: Path, tiny_llm_path: Path) -> EmbedderConfig:
+    return EmbedderConfig(model=str(tiny_llm_path), dtype="float32", layer=1)
+
+
+def sentence_transformers(folder: Path, tiny_llm_path: Path) -> EmbedderConfig:
+    return EmbedderConfig(model=str(qwen3_embedding(folder)), dtype="float32", backend="sentence-transformers")
+
+
+def llm2vec(folder: Path, tiny_llm_path: Path) -> EmbedderConfig:
+    return EmbedderConfig(model=str(llama3(folder)), dtype="float32", backend="llm2vec", chat=LLAMA3_CHAT)
+
+
+@pytest.mark.parametrize("backend", [causal_lm, sentence_transformers, llm2vec])
+def test_the_llm_is_freed_before_the_teacher_embeds(
+    backend: Callable[[Path, Path], EmbedderConfig],
+    recipe: Recipe,
+    tmp_path: Path,
+    tiny_llm_path: Path,
+    loaded: list[weakref.ref[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "llm").mkdir()
+    alive: list[object] = []
+    encode = Clip.encode
+
+    def encoding(clip: Clip, texts: Sequence[str]) -> Encoded:
+        alive.extend(ref() for ref in loaded)
+        return encode(clip, texts)
+
+    monkeypatch.setattr(Clip, "encode", encoding)
+    gc.disable()  # nothing but the run itself may collect what libraries leave in cycles
+    try:
+        embed_recipes([replace(recipe, embedder=backend(tmp_path / "llm", tiny_llm_path))])
+    finally:
+        gc.enable()
+    assert alive == [None] and [ref() for ref in loaded] == [None]
+
+
+def test_no_llm_stays_after_evaluation(
+    recipe: Recipe, tmp_path: Path, loaded: list[weakref.ref[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_recipes([recipe])
-    assert [ref() for ref in loaded] == [None]
     train_recipe(recipe, tmp_path / "run")
     assert len(loaded) == 1  # training reads the store alone
-    world_of(recipe).evaluate(tmp_path / "run")
+    original = open_model(recipe.clip)
+    monkeypatch.setattr("proclip.runs.evaluate.CACHE", tmp_path / "cache")
+    evaluate_path(str(tmp_path / "run"), [world_of(recipe)], tmp_path / "results.json", original)
     assert len(loaded) == 2 and [ref() for ref in loaded] == [None, None]
 
 
@@ -128,13 +179,12 @@ def test_the_quickstart_frees_the_llm_before_it_trains(
     def train(recipe: Recipe, out: Path) -> Path:
         assert len(loaded) == 1
         assert loaded[0]() is None
-        assert (Path(recipe.data.store) / "class_texts").is_dir()
         raise Trains
 
     benchmark = json.loads((Path(recipe.data.dataset) / "manifest.json").read_text())
     monkeypatch.setattr(quickstart_module, "build", lambda folder: benchmark)
     monkeypatch.setattr(quickstart_module, "mini_recipe", lambda method, seed, short: replace(recipe, name=method))
-    monkeypatch.setattr(quickstart_module, "SHORT_TASKS", tuple(TASKS))
+    monkeypatch.setattr(quickstart_module, "SHORT_TASKS", ("zero_shot/tiny", "retrieval_short"))
     monkeypatch.setattr(quickstart_module, "train_recipe", train)
     with pytest.raises(Trains):
         quickstart_module.quickstart(tmp_path / "out", short=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from proclip.cli import main
 from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
+from proclip.results import load_results
+from proclip.results.gallery import gallery_path, load_gallery
 
 RECIPE = """
 name = "tiny"
@@ -64,14 +67,16 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def world(tiny_world: Path) -> Path:
-    tasks = tiny_world / "tasks" / "test"
+def world(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "tiny"
+    shutil.copytree(tiny_world, folder)
+    tasks = folder / "tasks" / "test"
     tasks.mkdir(parents=True)
     for name, task in TASKS.items():
         (tasks / f"{name}.json").write_text(json.dumps({"name": name, **task}))
     benchmark = {"name": "tiny", "version": "1", "checksum": "0" * 64}
-    (tiny_world / "manifest.json").write_text(json.dumps({"benchmark": benchmark}))
-    return tiny_world
+    (folder / "manifest.json").write_text(json.dumps({"benchmark": benchmark}))
+    return folder
 
 
 @pytest.fixture
@@ -81,7 +86,9 @@ def recipe(world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Pat
     return path
 
 
-def test_embed_train_evaluate(recipe: Path, world: Path, tmp_path: Path, tiny_clip_path: Path) -> None:
+def test_embed_train_evaluate(
+    recipe: Path, world: Path, tmp_path: Path, tiny_clip_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     assert main(["embed", str(recipe)]) == 0
     assert main(["train", str(recipe), "--out", str(run)]) == 0
@@ -102,25 +109,65 @@ def test_embed_train_evaluate(recipe: Path, world: Path, tmp_path: Path, tiny_cl
     assert main(["train", str(recipe), "--out", str(run)]) == 0  # finished: left as it is
     assert (run / "model" / "model.safetensors").read_bytes() == weights
 
-    out = tmp_path / "figures.json"
-    options = [
-        "--data",
-        str(world),
-        "--store",
-        str(tmp_path / "store"),
-        "--clip",
-        str(tiny_clip_path),
-        "--out",
-        str(out),
-    ]
-    assert main(["eval", str(run), *options]) == 0
-    result = json.loads(out.read_text())
-    assert result["benchmark"]["name"] == "tiny"
-    assert result["config_hash"] and result["seed"] == 0
-    assert set(result["figures"]) >= {"zero_shot/tiny", "retrieval_short/i2t_r@1", "retrieval_short/t2i_r@1", "cka"}
-    assert result["chance"]["zero_shot/tiny"] == pytest.approx(1 / 3)
-    assert main(["eval", str(tiny_clip_path), *options]) == 0
-    assert json.loads(out.read_text())["figures"]["cka"] == pytest.approx(1)
+    cache, out, of_clip = tmp_path / "cache", tmp_path / "run.json", tmp_path / "clip.json"
+    options = ["--data", str(world), "--cache", str(cache)]
+    assert main(["eval", str(run), *options, "--gallery", "--out", str(out)]) == 0
+    result = load_results(out)
+    assert result.model["config_hash"] and result.model["seed"] == 0 and result.model["clip"] == str(tiny_clip_path)
+    tiny = result.benchmarks["tiny"]
+    assert tiny.notes["version"] == "1" and tiny.data["complete"] and tiny.prompts is not None
+    assert set(tiny.figures) >= {"zero_shot/tiny/mean_per_class", "retrieval_short/i2t_r@1", "cka"}
+    zero_shot = tiny.figures["zero_shot/tiny/acc1"]
+    assert zero_shot.chance == pytest.approx(1 / 3) and zero_shot.low <= zero_shot.value <= zero_shot.high
+    assert load_gallery(gallery_path(out)).queries
+
+    assert main(["eval", str(tiny_clip_path), *options, "--out", str(of_clip)]) == 0
+    assert load_results(of_clip).benchmarks["tiny"].figures["cka"].value == pytest.approx(1)
+    capsys.readouterr()
+    assert main(["eval", "--compare", str(out), str(of_clip)]) == 0
+    assert "tiny/retrieval_short/i2t_r@1" in capsys.readouterr().out
+    for name in ("report.html", "tables.md", "tables.tex", "tables.csv"):
+        assert main(["report", str(out), str(of_clip), "-o", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 200
+
+    assert "holds the results of" in error_of(capsys, "eval", str(tiny_clip_path), *options, "--out", str(out))
+    encoded = sorted(path.stat().st_mtime_ns for path in cache.rglob("*.safetensors"))
+    out.unlink()
+    assert main(["eval", str(run), *options, "--out", str(out)]) == 0  # from the cache
+    assert sorted(path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")) == encoded
+    assert load_results(out).benchmarks["tiny"].figures == tiny.figures
+
+
+def test_evaluation_while_training(recipe: Path, world: Path, tmp_path: Path) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    assert main(["embed", str(recipe)]) == 0
+    settings = [f"evaluate.folders=['{world}']", f"evaluate.cache='{cache}'", "evaluate.every_epochs=1"]
+    command = ["train", str(recipe), *(word for setting in settings for word in ("--set", setting)), "--out", str(run)]
+    assert main(command) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sum("eval/tiny/zero_shot/tiny/mean_per_class" in row for row in rows) == 4  # two passes of two stages
+    folder = run / "evaluation"
+    for stage in ("distill", "tune"):
+        report = json.loads((folder / f"{stage}-forgetting.json").read_text())["figures"]
+        after, before = load_results(folder / f"{stage}.json"), load_results(folder / "clip.json")
+        for key, row in report.items():
+            ours, original = after.figure(key), before.figure(key)
+            assert ours is not None and original is not None
+            assert (row["model"], row["original"]) == (ours.value, original.value)
+            assert row["low"] <= row["difference"] <= row["high"]
+        assert (folder / f"{stage}-forgetting.md").read_text().count("\n") == len(report) + 2
+    moved = (
+        load_results(folder / "tune.json").figure("tiny/cka"),
+        load_results(folder / "distill.json").figure("tiny/cka"),
+    )
+    assert moved[0] is not None and moved[1] is not None and moved[0].value < moved[1].value == pytest.approx(1)
+    last = load_results(folder / "tune.json")
+    assert main(["eval", str(run), "--data", str(world), "--cache", str(cache), "--out", str(tmp_path / "r.json")]) == 0
+    assert load_results(tmp_path / "r.json").benchmarks["tiny"].figures == last.benchmarks["tiny"].figures
+    plain = tmp_path / "plain"
+    assert main(["train", str(recipe), "--out", str(plain)]) == 0  # evaluation changes no weight
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, plain)]
+    assert weights[0] == weights[1]
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(recipe: Path, tmp_path: Path) -> None:
@@ -135,8 +182,8 @@ def test_two_runs_are_equal_and_another_seed_is_not(recipe: Path, tmp_path: Path
 def error_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     capsys.readouterr()
     assert main(list(command)) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("proclip: error: ")
+    said, mark, message = capsys.readouterr().err.rpartition("proclip: error: ")
+    assert mark and "Traceback" not in said
     return message
 
 
@@ -164,7 +211,10 @@ def test_bad_input_is_one_clear_line(
     broken = tmp_path / "broken.toml"
     broken.write_text("name = ")
     assert "not valid TOML" in fails("train", str(broken))
-    assert "is not a mini world" in fails("eval", "mini-clip", "--data", str(tmp_path))
+    assert "is no benchmark" in fails("eval", "mini-clip", "--data", str(tmp_path))
+    assert "no benchmark 'flickr30'" in fails("eval", "mini-clip", "--suite", "flickr30", "--data-root", str(tmp_path))
+    assert "none of paper is below" in fails("eval", "mini-clip", "--suite", "paper", "--data-root", str(tmp_path))
+    assert "say which model" in fails("eval")
     assert "lr_by_group" in fails(
         "train", str(recipe), "--set", "tune.optim.lr_by_group.text=1", "--out", str(tmp_path / "r3")
     )

@@ -13,7 +13,6 @@ import torch
 from proclip.cli import main
 from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
-from proclip.report.curve import trade_off
 from proclip.runs import interpolate as module
 from proclip.runs.inspect import describe
 
@@ -137,12 +136,17 @@ def test_curve(
     tiny_proclip_path: Path, tiny_clip_path: Path, world: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(module, "TASKS", ("zero_shot_tiny", "retrieval_short", "not_there"))
-    columns = {"zero-shot": ("zero_shot/tiny",), "T2I R@1": ("retrieval_short/t2i_r@1",), "CKA": ("cka",), "x": ("y",)}
+    monkeypatch.setattr(module, "TASKS", ("zero_shot/tiny", "retrieval_short", "not_there"))
+    monkeypatch.setattr("proclip.runs.evaluate.CACHE", tmp_path / "cache")
+    columns = {
+        "zero-shot": ("zero_shot/tiny/mean_per_class",),
+        "T2I R@1": ("retrieval_short/t2i_r@1",),
+        "CKA": ("cka",),
+        "x": ("y",),
+    }
     monkeypatch.setattr(module, "COLUMNS", columns)
     out = tmp_path / "curve"
-    command = ["interpolate", str(tiny_proclip_path), "--out", str(out), "--data", str(world), "--store",
-               str(tmp_path / "store")]  # fmt: skip
+    command = ["interpolate", str(tiny_proclip_path), "--out", str(out), "--data", str(world)]
     assert main([*command, "--curve", "1,0"]) == 0
     result = json.loads((out / "curve.json").read_text())
     assert list(result["figures"]) == ["0", "1"] and result["clip"] == str(tiny_clip_path)
@@ -152,7 +156,7 @@ def test_curve(
     ElementTree.fromstring((out / "curve.svg").read_text())
     stamp = (out / "alpha-0" / "model.safetensors").stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(module.World, "evaluate", lambda *a, **k: pytest.fail("measured again"))
+        patch.setattr("proclip.runs.evaluate.run_benchmark", lambda *a, **k: pytest.fail("measured again"))
         assert main([*command, "--curve", "0,1"]) == 0
     assert main([*command, "--curve", "0,0.5,1"]) == 0  # goes on: one more point
     assert (out / "alpha-0" / "model.safetensors").stat().st_mtime_ns == stamp
@@ -165,11 +169,3 @@ def test_curve(
     assert "numbers with commas" in error_of(capsys, *command, "--curve", "a")
     bad = ["interpolate", str(tiny_clip_path), "--alpha", "0.5", "--out", str(tmp_path / "b")]
     assert "is not a proclip model" in error_of(capsys, *bad)
-
-
-def test_trade_off_is_one_svg_with_every_label() -> None:
-    points = {"0": (20.0, 10.0), "0.5 & <more>": (19.0, 14.0), "1": (15.0, 15.0)}
-    root = ElementTree.fromstring(trade_off(points, "kept", "gained"))
-    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert set(points) | {"kept", "gained"} <= set(texts)
-    ElementTree.fromstring(trade_off({"one": (1.0, 1.0)}, "kept", "gained"))

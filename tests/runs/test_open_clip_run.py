@@ -13,6 +13,7 @@ from tiny_open_clip import save_tiny_open_clip
 from proclip.cli import main
 from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
+from proclip.results import load_results
 
 RECIPE = """
 name = "tiny-open-clip"
@@ -78,7 +79,7 @@ def test_both_stages(
 
 
 def test_evaluate_by_name(torchvision_operators: None, tiny_world: Path, tiny_clip_path: Path, tmp_path: Path) -> None:
-    world, out = tmp_path / "world", tmp_path / "figures.json"
+    world = tmp_path / "world"
     task = {
         "name": "zero_shot_tiny", "task": "classification", "chance": 1 / 3, "templates": ["a {} thing"],
         "items": [["red-square", 0], ["green-bar", 1], ["blue-column", 2], ["red-bar", 0]],
@@ -92,10 +93,11 @@ def test_evaluate_by_name(torchvision_operators: None, tiny_world: Path, tiny_cl
     folder = save_tiny_open_clip("vit", tmp_path / "vit")
     figures = {}
     for model, reference in ((f"open_clip:{folder}", f"open_clip:{folder}"), (str(folder), str(tiny_clip_path))):
-        options = ["--data", str(world), "--store", str(tmp_path / "store"), "--clip", reference, "--out", str(out)]
+        out = tmp_path / f"{len(figures)}.json"
+        options = ["--data", str(world), "--cache", str(tmp_path / "cache"), "--clip", reference, "--out", str(out)]
         assert main(["eval", model, *options]) == 0
-        figures[model] = json.loads(out.read_text())["figures"]
+        figures[model] = load_results(out).benchmarks["t"].figures
     itself, other = figures.values()
-    assert itself["zero_shot/tiny"] == other["zero_shot/tiny"]
-    assert itself["cka"] == pytest.approx(1)
-    assert other["cka"] < 0.999
+    assert itself["zero_shot/tiny/acc1"] == other["zero_shot/tiny/acc1"]
+    assert itself["cka"].value == pytest.approx(1)
+    assert other["cka"].value < 0.999

@@ -18,6 +18,7 @@ from proclip.cli import main
 from proclip.models.clip import load_clip
 from proclip.models.preprocess import NaflexPreprocess
 from proclip.models.proclip import ProCLIP
+from proclip.results import load_results
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_embed_both_stages_save_load_evaluate(
     write: Callable[[Path], Path], world: Path, tmp_path: Path, tiny_llm_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = write(tmp_path / "clip")
-    recipe, run, out = tmp_path / "tiny.toml", tmp_path / "run", tmp_path / "figures.json"
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     text = RECIPE.format(clip=clip, llm=tiny_llm_path, world=world, store=tmp_path / "store")
     recipe.write_text(text.replace('captions = ["short", "name_de"]', 'captions = ["short", "name_de", "long"]'))
     assert main(["embed", str(recipe)]) == 0
@@ -56,13 +57,12 @@ def test_embed_both_stages_save_load_evaluate(
     saved = load_file(run / "model" / "model.safetensors")
     assert float(saved["logit_scale"]) <= 4.6052  # SigLIP's 4.7 is clamped to ln 100
 
-    options = ["--data", str(world), "--store", str(tmp_path / "store"), "--clip", str(clip), "--out", str(out)]
-    assert main(["eval", str(run), *options]) == 0
-    assert json.loads(out.read_text())["truncated"] is None
-    assert main(["eval", str(clip), *options]) == 0
-    result = json.loads(out.read_text())
-    assert result["figures"]["cka"] == pytest.approx(1)
-    assert result["truncated"] == {"texts": 0, "share": 0.0}
+    options = ["--data", str(world), "--cache", str(tmp_path / "cache"), "--clip", str(clip)]
+    for name, model in (("run", run), ("clip", clip)):
+        assert main(["eval", str(model), *options, "--out", str(tmp_path / f"{name}.json")]) == 0
+    (result,) = load_results(tmp_path / "clip.json").benchmarks.values()
+    assert result.figures["cka"].value == pytest.approx(1)
+    assert result.truncated == {"texts": 0, "share": 0.0}
 
 
 def test_naflex_survives_in_the_saved_folder(world: Path, tmp_path: Path, tiny_llm_path: Path) -> None:
@@ -92,10 +92,11 @@ def test_cut_texts_are_counted_in_eval(
         path.unlink()
     (tasks / "retrieval_long.json").write_text(json.dumps(task))
     out = tmp_path / "figures.json"
-    options = ["--data", str(world), "--store", str(tmp_path / "store"), "--clip", str(tiny_clip_path)]
+    options = ["--data", str(world), "--cache", str(tmp_path / "cache"), "--clip", str(tiny_clip_path)]
     assert main(["eval", str(tiny_clip_path), *options, "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["truncated"] == {"texts": 1, "share": pytest.approx(1 / 5)}
-    assert "1 texts (20.0%) are longer than the text tower reads" in capsys.readouterr().out.replace("\n", " ")
+    (result,) = load_results(out).benchmarks.values()
+    assert result.truncated == {"texts": 1, "share": pytest.approx(1 / 5)}
+    assert "1 texts (20.0%) are longer than the text side reads" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_cut_captions_are_counted_in_pretraining(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .embedder import EmbedderConfig
+from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
 from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, to_dict
 from .schema import (
@@ -25,6 +26,7 @@ __all__ = [
     "DistillConfig",
     "DistillLossConfig",
     "EmbedderConfig",
+    "EvaluateConfig",
     "ImageTuningConfig",
     "LogConfig",
     "OptimConfig",

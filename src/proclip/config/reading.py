@@ -27,6 +27,9 @@ from .schema import Recipe
 T = TypeVar("T")
 GONE = {"tune.lock_image": "tune.image.mode = 'locked'"}
 """Keys of earlier versions, and what says the same now."""
+NOTHING = "none"
+"""TOML has no null: as the value of a table or number that may be left out it leaves that out, as in
+``--set distill=none``."""
 
 
 def _nearest(key: str, valid: Sequence[str]) -> str:
@@ -38,9 +41,12 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     """`value` as TOML or JSON gave it, as the type that a field declares."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
+        wanted = next(a for a in args if a is not type(None))
+        if type(None) in args and (value is None or (value == NOTHING and wanted is not str)):
             return None
-        return _convert(value, next(a for a in args if a is not type(None)), where)
+        if dataclasses.is_dataclass(wanted):
+            require(isinstance(value, Mapping), where, f"a table, or {NOTHING!r} to leave it out", value)
+        return _convert(value, wanted, where)
     if dataclasses.is_dataclass(annotation):
         return from_dict(typing.cast(type, annotation), value, where=where)
     if origin is Literal:
@@ -214,13 +220,14 @@ def dump(config: Any) -> str:
 
 
 def _changed(value: Any) -> Any:
-    """A config's fields that are not at their defaults, as plain values."""
+    """A config's fields that are not at their defaults, as plain values; without those that change no model."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     changed = {}
     for f in dataclasses.fields(value):
         own = getattr(value, f.name)
-        if own != (f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if f.metadata.get("hashed", True) and own != default:
             changed[f.name] = _changed(own)
     return changed
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .embedder import EmbedderConfig
+from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
 from .ranges import require
 
@@ -103,11 +104,14 @@ class DistillConfig:
     """Stage 1, representation inheritance: CLIP's text tower taught to the adapter, from store columns only."""
 
     split: str = "align"
-    """Rows of metadata.jsonl whose ``split`` has this value (an `align` row is also a `pretrain` row)."""
+    """Rows of metadata.jsonl whose ``splits`` have this value, or with ``not NAME`` all but those of that split."""
     captions: tuple[str, ...] = ("short",)
     """Caption columns that the LLM reads; each (sample, column) is one text of a batch."""
     teacher_captions: Mapping[str, str] = field(default_factory=dict)
     """Which column the teacher reads where it is another, as in ``{name_de = "name_en"}``: multilingual inheritance."""
+    skip_truncated: bool = False
+    """Leave out texts that the teacher cannot read whole: what it gives for their beginning is no target for all of
+    them. ``proclip align`` turns it on."""
     epochs: int = 4
     """Passes over the texts."""
     batch_size: int = 128
@@ -284,6 +288,8 @@ class Recipe:
     """Stage 2."""
     pretrain: PretrainConfig | None = None
     """Contrastive pretraining of a CLIP."""
+    evaluate: EvaluateConfig | None = field(default=None, metadata={"hashed": False})
+    """What is measured after every stage; it changes no model."""
     log: LogConfig = field(default_factory=LogConfig)
     """Progress, metrics, checkpoints."""
 

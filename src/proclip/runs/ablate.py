@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from ..config import Recipe, config_hash
+from ..evaluate import open_model
+from ..evaluate.benchmarks import tasks_folder
 from ..files import write_atomically, write_json
 from ..mini.concepts import LANGUAGES
+from .columns import COLUMNS, TASKS, cell
 from .embed import embed_recipes
-from .evaluate import World, evaluated
+from .evaluate import evaluate_model, evaluate_path, values
 from .mini import build
-from .recipes import environment, find_recipe
+from .recipes import environment, find_recipe, pick_device
 from .train import train_recipe
 
 STAGE1 = "stage 1, L_ins + L_struct"
@@ -45,22 +47,6 @@ Stage 1 on the align captions reads about as many texts (20 passes over 1,000 pi
 """
 LAMBDA_FACTORS = (0.0, 0.5, 1.0, 1.5, 2.5)
 """Rows of Table 7, over the recipe's lambda: the paper's 0, 2e-4, 4e-4, 6e-4, 1e-3 over 4e-4."""
-TASKS = (
-    "zero_shot_openmoji", "zero_shot_twemoji", "retrieval_short", "retrieval_long", "pairs", "hard_negatives",
-    *(f"multilingual_{language}" for language in LANGUAGES),
-)  # fmt: skip
-"""What is measured: the linear probe, which changes little, is left to the quickstart."""
-COLUMNS = {
-    "zero-shot": ("zero_shot/openmoji", "zero_shot/twemoji"),
-    "I2T R@1": ("retrieval_short/i2t_r@1", "retrieval_long/i2t_r@1"),
-    "T2I R@1": ("retrieval_short/t2i_r@1", "retrieval_long/t2i_r@1"),
-    "long T2I R@1": ("retrieval_long/t2i_r@1",),
-    "multilingual": ("multilingual/mean",),
-    "pairs": ("pairs/mean",),
-    "hard negatives": ("hard_negatives/mean",),
-    "CKA": ("cka",),
-}
-"""Columns of both tables: the mean of these figures."""
 
 
 def variants(seed: int, folder: Path) -> dict[str, Recipe]:
@@ -72,6 +58,7 @@ def variants(seed: int, folder: Path) -> dict[str, Recipe]:
     runs: dict[str, Recipe] = {}
     for row, (name, settings) in {**COMPONENTS, **CONTROLS}.items():
         recipe = find_recipe(f"mini/{name}", [f"seed={seed}", *settings])
+        recipe = dataclasses.replace(recipe, evaluate=None)  # measured below, on the split that is asked for
         if recipe.distill and recipe.tune and recipe.distill == runs[STAGE1].distill:
             recipe = dataclasses.replace(recipe, distill=None, init=str(stage1))
         runs[row] = recipe
@@ -87,12 +74,6 @@ def variants(seed: int, folder: Path) -> dict[str, Recipe]:
 def run_name(seed: int, row: str) -> str:
     """Folder of a run below the ablation's."""
     return f"seed{seed}/" + re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
-
-
-def cell(per_seed: Sequence[Mapping[str, float]], keys: Sequence[str]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds, in points, of the mean of some figures."""
-    values = [100 * statistics.fmean(figures[key] for key in keys) for figures in per_seed]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[str, str]) -> list[str]:
@@ -151,11 +132,11 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     folder = Path(first.data.dataset)
     benchmark = build(folder)["benchmark"]
     embed_recipes(list(plan[0].values()))
-    world = World(folder, Path(first.data.store), split, first.clip)
+    world = tasks_folder(folder, split).only(TASKS)
     key = {"benchmark": benchmark, "split": split}
-    out.mkdir(parents=True, exist_ok=True)
-    original = evaluated(world, first.clip, out / f"clip-{split}.json", None, TASKS)
-    figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [original]}
+    original = open_model(first.clip, pick_device())
+    of_clip = evaluate_model(original, [world], out / f"clip-{split}.json", reference=original)
+    figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [values(of_clip)]}
     tune = find_recipe("mini/proclip").tune
     assert tune is not None
     hashes = {row: config_hash(recipe) for row, recipe in plan[0].items()}
@@ -164,8 +145,8 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
         run = out / run_name(seed, row)
         console.print(f"[bold]seed {seed}: {row}[/bold]", highlight=False)
         train_recipe(recipe, run)
-        of_run = evaluated(world, run, run / f"figures-{split}.json", recipe, TASKS)
-        figures.setdefault(row, []).append(of_run)
+        of_run = evaluate_path(str(run), [world], run / f"results-{split}.json", original)
+        figures.setdefault(row, []).append(values(of_run))
         result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
         write_json(out / "ablation.json", result)
         text = tables(figures, tune.distillation_weight)

@@ -3,49 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ..config import Recipe, from_dict, merge_settings
-from ..data.dataset import ImageCaptions, check_images
-from ..embed import TextCache
+from ..data.dataset import NOT, ONE_TEXT, ImageCaptions, check_images
+from ..data.decoding import check_pictures
 from ..errors import ProclipError
-from ..evaluate.retrieval import retrieval_recall
-from ..evaluate.tasks import RetrievalTask
-from ..files import write_json
-from ..models.clip import load_clip
 from ..models.hub import has_file
-from ..models.proclip import ProCLIP
-from .embed import embed_recipes
-from .evaluate import ImageFeatures, clip_encoders, proclip_encoders
-from .recipes import environment, pick_device
-from .train import train_recipe
+from .embed import embed_recipes, progress
+from .recipes import EMBEDDINGS
+from .train import check_recipe, train_recipe
 
-ALIGN, HELD_OUT = "align", "test"
-"""Splits of a dataset: what is trained on, and what is measured on where rows name it."""
+HELD_OUT = "test"
+"""Split that is measured on, where rows name it."""
+TRAINED_ON = ("align", "train")
+"""Splits that are trained on, the first that rows name; where none does, all rows but the held-out ones."""
 STAGES: dict[str, Any] = {
-    "distill": {"batch_size": 128, "optim": {"lr": 5e-4, "warmup_steps": 50}},
-    "tune": {
-        "batch_size": 256,
-        "optim": {"lr": 1e-4, "lr_by_group": {"image_tower": 1e-5}, "warmup_steps": 50, "grad_clip": 1.0},
-    },
+    "distill": {"skip_truncated": True, "optim": {"lr": 5e-4, "warmup_steps": 50}},
+    "tune": {"optim": {"lr": 1e-4, "lr_by_group": {"image_tower": 1e-5}, "warmup_steps": 50, "grad_clip": 1.0}},
 }
 """For thousands to hundreds of thousands of images; the paper's own settings, for millions, are recipes/paper."""
+BATCH_SIZES = {"distill": 128, "tune": 256}
+"""Of each stage, where there are as many images."""
 
 
-def common_captions(data: ImageCaptions) -> tuple[str, ...]:
-    """The caption columns that every image to be trained on has.
+def training_split(data: ImageCaptions) -> str:
+    """The split to train on where the user names none."""
+    named = {split for sample in data.samples.values() for split in sample.splits}
+    return next((split for split in TRAINED_ON if split in named), f"{NOT}{HELD_OUT}")
+
+
+def common_captions(data: ImageCaptions, split: str) -> tuple[str, ...]:
+    """The caption columns that every image of a split has.
 
     Raises:
-        ProclipError: there is none.
+        ProclipError: there is none; the message names columns that hold lists.
     """
-    samples = data.select(ALIGN)
+    samples = data.select(split)
     columns = [c for c in samples[0].captions if all(sample.captions.get(c, "").strip() for sample in samples)]
     if not columns:
-        raise ProclipError(f"{data.folder}: no caption column has a text for every image; choose with --captions")
+        lists = ", ".join(sorted(samples[0].caption_lists))
+        why = f"; {lists} holds lists, and {ONE_TEXT}" if lists else "; choose with --captions"
+        raise ProclipError(f"{data.folder}: no caption column has a text for every image of split {split!r}{why}")
     return tuple(columns)
 
 
@@ -56,7 +59,8 @@ def align_folder(
     out: Path,
     captions: Sequence[str] = (),
     settings: Sequence[str] = (),
-) -> dict[str, Any]:
+    trust_images: bool = False,
+) -> Path:
     """Both stages on every caption column unless some are named, then retrieval on held-out images.
 
     Args:
@@ -65,37 +69,52 @@ def align_folder(
         folder: captioned images.
         out: run folder; the embeddings go to ``out/embeddings``.
         captions: caption columns; those that every image has if empty.
-        settings: ``key.subkey=value`` of the recipe, applied last.
+        settings: ``key.subkey=value`` of the recipe, applied last; ``distill=none`` leaves a stage out.
+        trust_images: do not decode every picture first, which takes some milliseconds each.
 
     Returns:
-        as `align`.
+        the folder of the model.
 
     Raises:
         ProclipError: a setting is not valid, or the data, the CLIP or the embedder is not.
     """
     data = ImageCaptions(folder)
     recipe = align_recipe(clip, embedder, data, out, captions, settings)
-    return align(recipe, data, out)
+    return align(recipe, data, out, trust_images)
 
 
 def align_recipe(
     clip: str, embedder: str, data: ImageCaptions, out: Path, captions: Sequence[str], settings: Sequence[str]
 ) -> Recipe:
     """The recipe of such a run; the run folder keeps it as ``recipe.toml``, and ``proclip train`` repeats it."""
-    columns = list(captions) or list(common_captions(data))
     table = embedder_table(embedder)
-    samples = len(data.select(ALIGN))
     values: dict[str, Any] = {
         "name": out.name,
         "clip": clip,
         "embedder": table,
         "adapter": {"input_norm": "standardize" if table["backend"] == "causal-lm" else "l2"},
-        "data": {"dataset": str(data.folder), "store": str(out / "embeddings")},
+        "data": {"dataset": str(data.folder), "store": str(out / EMBEDDINGS)},
     }
-    for stage, defaults in STAGES.items():
-        batch = max(2, min(defaults["batch_size"], samples))
-        values[stage] = {**defaults, "split": ALIGN, "captions": columns, "batch_size": batch}
-    return from_dict(Recipe, merge_settings(values, settings))
+    split = training_split(data)
+    values |= {stage: {**deepcopy(defaults), "split": split} for stage, defaults in STAGES.items()}
+    merge_settings(values, settings)
+    for stage, batch_size in BATCH_SIZES.items():
+        table = values[stage]
+        if isinstance(table, dict):  # else the stage is left out, or not valid
+            trained_on = str(table.setdefault("split", split))
+            table.setdefault("batch_size", max(2, min(batch_size, len(data.select(trained_on)))))
+            if "captions" not in table:
+                table["captions"] = list(captions) or list(common_captions(data, trained_on))
+    if "evaluate" not in values and any(HELD_OUT in sample.splits for sample in data.samples.values()):
+        values["evaluate"] = _evaluation(data, values, out)
+    return from_dict(Recipe, values)
+
+
+def _evaluation(data: ImageCaptions, values: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Held-out rows: a mini world's own tasks, else retrieval by each column that is trained on."""
+    stages = [values[stage] for stage in BATCH_SIZES if isinstance(values[stage], dict)]
+    columns = [] if (data.folder / "tasks").is_dir() else list(stages[-1]["captions"])
+    return {"folders": [str(data.folder)], "split": HELD_OUT, "tasks": columns, "cache": str(out / "cache")}
 
 
 def embedder_table(name: str) -> dict[str, Any]:
@@ -106,64 +125,31 @@ def embedder_table(name: str) -> dict[str, Any]:
     return {"model": name, "backend": "sentence-transformers" if declared else "causal-lm"}
 
 
-def align(recipe: Recipe, data: ImageCaptions, out: Path) -> dict[str, Any]:
-    """Embed, train both stages, and measure retrieval on held-out images where there are any.
+def align(recipe: Recipe, data: ImageCaptions, out: Path, trust_images: bool = False) -> Path:
+    """Embed and train both stages; each is measured on held-out images where there are any.
 
-    Every step finds what is done already, so the same command goes on after an interruption.
+    What can be refused at once is, before the LLM embeds anything. Every step finds what is done already, so the same
+    command goes on after an interruption.
+
+    Args:
+        recipe: of both stages, or of one.
+        data: its data set.
+        out: run folder.
+        trust_images: do not decode every picture first.
 
     Returns:
-        what is in ``out/retrieval.json``; empty without held-out images.
+        the folder of the model.
     """
+    check_recipe(recipe, out)
     check_images(list(data.samples.values()))
+    held_out = [sample for sample in data.samples.values() if HELD_OUT in sample.splits]
+    if not trust_images and not (out / "model" / "config.json").is_file():
+        used = [*(data.select(recipe.tune.split) if recipe.tune else []), *held_out]
+        with progress("pictures", "decoded") as report:
+            check_pictures(list({sample.key: sample for sample in used}.values()), report)
     embed_recipes([recipe])
     model = train_recipe(recipe, out)
-    held_out = [sample for sample in data.samples.values() if HELD_OUT in sample.splits]
-    if not held_out:
+    if recipe.evaluate is None:
         line = f'no row of {data.folder} has "splits": ["{HELD_OUT}"]: nothing to measure on'
         Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-        return {}
-    assert recipe.tune is not None or recipe.distill is not None
-    columns = (recipe.tune or recipe.distill).captions  # type: ignore[union-attr]
-    tasks = {
-        column: RetrievalTask(
-            name=column,
-            items=tuple((s.key, (s.captions[column],)) for s in held_out if column in s.captions),
-            chance={},
-        )
-        for column in columns
-    }
-    figures = measure(recipe, data, model, tasks, out / "embeddings")
-    result = {"clip": recipe.clip, "images": len(held_out), "figures": figures, "environment": environment()}
-    write_json(out / "retrieval.json", result)
-    print_figures(figures)
-    return result
-
-
-def measure(
-    recipe: Recipe, data: ImageCaptions, model: Path, tasks: Mapping[str, RetrievalTask], store: Path
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Recall of the original CLIP and of the trained model: method, caption column, figure."""
-    device = pick_device()
-    clip = load_clip(recipe.clip)
-    clip.image_tower.to(device)
-    clip.text_tower.to(device)
-    ours = ProCLIP.from_pretrained(model, device=device)
-    texts = TextCache(store / "texts", ours.embedder)
-    encoders = {
-        "CLIP": clip_encoders(clip, ImageFeatures(data, clip.image_tower, clip.preprocess)),
-        "ProCLIP": proclip_encoders(ours, ImageFeatures(data, ours.image_tower, ours.preprocess), texts, texts),
-    }
-    return {
-        method: {column: retrieval_recall(task, encoder) for column, task in tasks.items()}
-        for method, encoder in encoders.items()
-    }
-
-
-def print_figures(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """One row a method and caption column."""
-    table = Table("method", "captions", "image to text R@1", "R@5", "text to image R@1", "R@5")
-    for method, by_column in figures.items():
-        for column, f in by_column.items():
-            cells = [f"{100 * f[key]:.1f}" for key in ("i2t_r@1", "i2t_r@5", "t2i_r@1", "t2i_r@5")]
-            table.add_row(method, column, *cells)
-    Console().print(table)
+    return model

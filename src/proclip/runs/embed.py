@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -13,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from ..config import DistillConfig, Recipe, TuneConfig
-from ..data.dataset import ImageCaptions, caption_of
+from ..data.dataset import ImageCaptions, Sample, caption_of
 from ..data.store import EmbeddingStore, StoreWriter, caption_key
 from ..data.store_format import MANIFEST, StoreDtype
-from ..embed import Progress, embed_captions
+from ..data.text_cache import Progress
+from ..embed import embed_captions
 from ..errors import ProclipError
-from ..models.clip import load_clip
+from ..models.clip import Clip, load_clip
 from ..models.embedder import LazyEmbedder, TextEmbedder
 from .recipes import pick_device
 
@@ -44,6 +45,29 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
     return llm, teacher
 
 
+def cut_captions(config: DistillConfig, samples: Sequence[Sample], clip: Clip) -> frozenset[str]:
+    """Keys of the teacher's captions that stage 1 leaves out, for the teacher cannot read them whole.
+
+    Returns:
+        none of them, unless the config leaves such captions out.
+
+    Raises:
+        ProclipError: that would leave nothing.
+    """
+    if not config.skip_truncated:
+        return frozenset()
+    columns = sorted({config.teacher_captions.get(c, c) for c in config.captions})
+    texts = {caption_key(s.key, c): caption_of(s, c) for s in samples for c in columns}
+    cut = frozenset(key for key, lost in zip(texts, clip.cuts(list(texts.values())), strict=True) if lost)
+    if len(cut) == len(texts):
+        raise ProclipError(
+            f"the CLIP reads {clip.tokenizer.context_length} tokens, and every caption of {', '.join(columns)} is "
+            "longer: stage 1 has nothing to learn from; name a column with shorter captions (distill.captions), leave "
+            "the stage out (distill = 'none'), or take them cut (distill.skip_truncated = false)"
+        )
+    return cut
+
+
 def warn_of_raw_states(recipe: Recipe) -> None:
     """Say that the defaults of embedder and adapter do not go together: they are those of two kinds of embedder."""
     raw = recipe.embedder.backend == "causal-lm" and recipe.embedder.layer == -1
@@ -66,7 +90,8 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
 
     Args:
         recipes: with the same data, embedder and CLIP.
-        embedder: the recipes' own, where the caller has use for it afterwards.
+        embedder: the recipes' own, where the caller has use for it afterwards; one that is loaded here is freed before
+            the teacher embeds.
 
     Raises:
         ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
@@ -76,6 +101,8 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
     llm: dict[str, str] = {}
     teacher: dict[str, str] = {}
     data = ImageCaptions(first.data.dataset)
+    # Before the LLM embeds anything, so that a CLIP that does not load is found at once.
+    clip = load_clip(first.clip) if any(recipe.distill for recipe in recipes) else None
     for recipe in recipes:
         if recipe.pretrain:
             raise ProclipError(f"recipe {recipe.name!r} pretrains a CLIP: it reads captions themselves, not embeddings")
@@ -83,14 +110,15 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
             raise ProclipError(f"recipes {first.name!r} and {recipe.name!r} differ in data, embedder or clip")
         of_llm, of_teacher = needed_captions(recipe, data)
         llm.update(of_llm)
-        teacher.update(of_teacher)
-    for recipe in recipes:
+        if recipe.distill and clip:
+            cut = cut_captions(recipe.distill, data.select(recipe.distill.split), clip)
+            teacher.update({key: text for key, text in of_teacher.items() if key not in cut})
         warn_of_raw_states(recipe)
     store = Path(first.data.store)
     device = pick_device()
-    _add("LLM", store / "llm", embedder or LazyEmbedder(first.embedder, device), first.data.store_dtype, llm)
-    if teacher:
-        clip = load_clip(first.clip)
+    with closing(LazyEmbedder(first.embedder, device)) if embedder is None else nullcontext(embedder) as of_captions:
+        _add("LLM", store / "llm", of_captions, first.data.store_dtype, llm)
+    if clip and teacher:
         clip.text_tower.to(device)
         _add("teacher", of_clip(store / "teacher", first.clip), clip, "float32", teacher)
 
@@ -105,9 +133,9 @@ def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, cap
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Progress]:
-    """A progress bar for the texts of one embedder."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts"), TimeRemainingColumn())
+def progress(what: str, unit: str = "texts") -> Iterator[Progress]:
+    """A progress bar, as for the texts of one embedder."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

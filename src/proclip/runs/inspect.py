@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..config import load_recipe, to_dict
+from ..config import EmbedderConfig, from_dict, load_recipe, to_dict
 from ..errors import ProclipError
 from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
-from ..models.proclip import FILES, FORMAT_VERSION
+from ..models.embedder_facts import embedder_facts
+from ..models.proclip import FILES, check_format
 from ..models.saving import commit_of
+from .recipes import model_folder
 
 ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
 """What a model's file holds beside its parameters."""
@@ -50,10 +52,8 @@ def inspect_command(name: str, as_json: bool = False) -> dict[str, Any]:
 def describe(name: str) -> dict[str, Any]:
     """The facts that `inspect_command` prints; of a proclip model only headers are read, no weights."""
     run = Path(name)
-    if run.is_dir() and not (run / "config.json").is_file() and (run / "recipe.toml").is_file():
-        if not (run / "model" / "config.json").is_file():
-            raise ProclipError(f"{name} is a run that has not finished: {run / 'model'} is not there yet")
-        return {**describe(str(run / "model")), "run": _run_facts(run)}
+    if (inner := model_folder(name)) != name:
+        return {**describe(inner), "run": _run_facts(run)}
     folder = checkpoint_folder(name) if name == "mini-clip" or run.is_dir() else _hub_folder(name)
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
@@ -76,23 +76,20 @@ def _hub_folder(name: str) -> Path:
 
 
 def _proclip_facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    if config.get("format_version") != FORMAT_VERSION:
-        found = config.get("format_version")
-        raise ProclipError(f"{folder / 'config.json'}: format_version {found}, this code reads {FORMAT_VERSION}")
+    check_format(config, folder / "config.json")
     tower = config["image_tower"]
     preprocess = folder / "preprocessor_config.json"
     size = (read_json(preprocess).get("crop_size") or {}) if preprocess.is_file() else {}
     weights = folder / "model.safetensors"
-    settings = folder / "config_sentence_transformers.json"
-    prompts = read_json(settings).get("prompts") if settings.is_file() else None
+    embedder = embedder_facts(from_dict(EmbedderConfig, config["embedder"], where="embedder"), folder)
     return {
         "kind": "proclip",
         "shared_space": config["embed_dim"],
         "image_tower": {"family": tower["family"], "from": config["clip"], "revision": config.get("clip_revision"),
                         "image_size": size.get("height") if isinstance(size, dict) else size},
         "adapter": {"from": config["llm_dim"], "to": config["embed_dim"], **config["adapter"]},
-        "embedder": config["embedder"],
-        "prompts": {"before every text": config["embedder"].get("instruction", ""), **(prompts or {})},
+        "embedder": {name: value for name, value in embedder.items() if name != "prompts"},
+        "prompts": embedder["prompts"],
         "parameters": count_parameters(weights),
         "file_bytes": weights.stat().st_size,
         **({"trained": config["provenance"]} if config.get("provenance") else {}),
@@ -152,13 +149,16 @@ def _run_facts(run: Path) -> dict[str, Any]:
 
 def _screen(facts: Mapping[str, Any]) -> dict[str, str]:
     """The facts that fit on one screen; ``--json`` has all of them."""
-    rows = {name: _shown(value) for name, value in facts.items() if name not in ("trained", "run", "card", "embedder")}
-    if embedder := facts.get("embedder"):
-        rows["embedder"] = _shown({key: value for key, value in embedder.items() if value is not False})
+    rows = {name: _shown(value) for name, value in facts.items() if name not in ("trained", "run", "card")}
+    if prompts := facts.get("prompts"):
+        rows["prompts"] = ", ".join(f"{of} {json.dumps(text, ensure_ascii=False)}" for of, text in prompts.items())
     if "file_bytes" in facts:
         rows["file_bytes"] = f"{facts['file_bytes'] / 1e6:,.1f} MB"
     trained = facts.get("trained") or {}
-    rows["trained_by"] = _shown({key: trained.get(key) for key in ("recipe", "seed", "config_hash", "commit", "alpha")})
+    origin = trained.get("converted_from") or {}
+    rows["converted_from"] = _shown(origin)
+    made_by = ("alpha",) if origin else ("recipe", "seed", "config_hash", "commit", "alpha")
+    rows["trained_by"] = _shown({key: trained.get(key) for key in made_by})
     rows["parents"] = _shown(trained.get("parents"))
     data = trained.get("data") or {}
     benchmark = {**(data.get("benchmark") or {})}

@@ -11,19 +11,22 @@ from rich.console import Console
 
 from ..config import load_recipe
 from ..errors import ProclipError
+from ..evaluate import open_model
+from ..evaluate.benchmarks import tasks_folder
 from ..files import read_json, write_atomically, write_json
 from ..models.clip import load_clip
 from ..models.embedder import identity_difference
 from ..models.interpolate import interpolated_weights
 from ..models.proclip import ProCLIP
-from ..report.curve import trade_off
-from .ablate import COLUMNS, TASKS, cell
-from .evaluate import World, evaluated
+from ..report.curves import trade_off
+from ..report.drawing import save_drawing
+from .columns import COLUMNS, TASKS, cell
+from .evaluate import evaluate_path, values
 from .provenance import provenance
-from .recipes import environment
+from .recipes import environment, model_folder, pick_device
 
 GAIN, KEPT = "T2I R@1", "zero-shot"
-"""Axes of the curve's figure, columns of `ablate.COLUMNS`: what tuning gains, and what it may forget."""
+"""Axes of the curve's figure, columns of `columns.COLUMNS`: what tuning gains, and what it may forget."""
 
 
 def interpolate_command(arguments: Namespace) -> None:
@@ -41,12 +44,7 @@ def interpolate_command(arguments: Namespace) -> None:
         alphas = [float(number) for number in given.curve.split(",")]
     except ValueError:
         raise ProclipError(f"--curve takes numbers with commas between, as in 0,0.5,1, not {given.curve!r}") from None
-    curve(given.model, given.clip, alphas, given.out, given.data, given.store, given.split)
-
-
-def model_folder(name: str) -> str:
-    """The model of a run folder, else the name as it is."""
-    return str(Path(name) / "model") if (Path(name) / "model" / "config.json").is_file() else name
+    curve(given.model, given.clip, alphas, given.out, given.data, given.split)
 
 
 def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
@@ -93,16 +91,16 @@ def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
     return out
 
 
-def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data: Path, store: Path, split: str) -> Any:
+def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data: Path, split: str) -> Any:
     """Evaluate the mini world along alpha; what was measured is not measured again.
 
     Args:
         model: folder or hub id of a proclip model, or a run folder.
         clip: the CLIP that its tuning began with; the one that the model names if None.
         alphas: in [0, 1], at least two.
-        out: folder; gets a model and its figures an alpha, ``curve.json``, ``curve.md`` and ``curve.svg``.
+        out: folder; gets a model and its figures an alpha, ``curve.json``, ``curve.md``, ``curve.svg`` and
+            ``curve.png``.
         data: the mini world.
-        store: cache of text embeddings.
         split: ``test`` or ``dev`` concepts.
 
     Returns:
@@ -116,24 +114,26 @@ def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data
         raise ProclipError(f"--curve takes two or more numbers in [0, 1], not {', '.join(f'{a:g}' for a in alphas)}")
     tuned = ProCLIP.from_pretrained(model_folder(model))
     name = clip or tuned.clip_name or "mini-clip"
-    world = World(data, store, split, name)
-    inputs = {"clip": world.clip.identity["sha256"], "model": _digest(tuned)}
+    original = open_model(name, pick_device())
+    inputs = {"clip": original.texts.identity["sha256"], "model": _digest(tuned)}
     del tuned
     out.mkdir(parents=True, exist_ok=True)
     path = out / "inputs.json"
     if path.is_file() and (differ := identity_difference(inputs, read_json(path))):
         raise ProclipError(f"{out} was made from other inputs ({differ}); delete it or give another --out")
     write_json(path, inputs)
-    tasks = [task for task in TASKS if (world.tasks / f"{task}.json").is_file()]
+    world = tasks_folder(data, split)
+    world = world.only([task for task in TASKS if task in world.tasks])
     figures: dict[str, dict[str, float]] = {}
     for alpha in steps:
         folder = out / f"alpha-{alpha:g}"
         if not (folder / "config.json").is_file():
             interpolate(model, name, alpha, folder)
-        figures[f"{alpha:g}"] = evaluated(world, folder, out / f"alpha-{alpha:g}-{split}.json", None, tasks)
+        path = out / f"alpha-{alpha:g}-{split}.json"
+        figures[f"{alpha:g}"] = values(evaluate_path(str(folder), [world], path, original))
         Console(stderr=True).print(f"alpha {alpha:g}: evaluated", highlight=False)
     result = {
-        "benchmark": world.benchmark, "protocol": f"proclip mini world, {split} concepts", "model": model, "clip": name,
+        "benchmark": dict(world.notes), "protocol": world.protocol, "model": model, "clip": name,
         "inputs": inputs, "figures": figures, "environment": environment(),
     }  # fmt: skip
     write_json(out / "curve.json", result)
@@ -142,7 +142,9 @@ def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data
     write_atomically(out / "curve.md", text)
     if GAIN in columns and KEPT in columns:
         points = {a: (cell([f], columns[KEPT])[0], cell([f], columns[GAIN])[0]) for a, f in figures.items()}
-        write_atomically(out / "curve.svg", trade_off(points, f"{KEPT}, per cent", f"{GAIN}, per cent"))
+        save_drawing(
+            trade_off("curve", "Kept and gained along alpha", points, f"{KEPT}, per cent", f"{GAIN}, per cent"), out
+        )
     Console().print(text, highlight=False, markup=False)
     return result
 

@@ -52,4 +52,6 @@ def _stages(recipe: Recipe) -> dict[str, str]:
             stages[name] = (
                 f"split `{stage.split}`, captions {captions}; {stage.epochs} epochs, batch {stage.batch_size}"
             )
+    if recipe.distill and recipe.distill.skip_truncated:
+        stages["stage 1"] += "; captions that the teacher cuts left out"
     return {"start": f"adapter of {recipe.init}", **stages} if recipe.init else stages

@@ -19,6 +19,8 @@ from ..files import write_atomically, write_json
 
 OF_AN_ATTEMPT = {"recipe.toml", "environment.json", "inputs.json", "metrics.jsonl"}
 """What a run writes before its first checkpoint: of these alone another recipe may take the place."""
+EMBEDDINGS = "embeddings"
+"""Stores that ``align`` keeps in its run folder: each says itself how it was made, so they stay for another recipe."""
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "safetensors", "numpy", "pillow")
 
 
@@ -64,14 +66,14 @@ def open_run(recipe: Recipe, folder: Path) -> None:
     Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command).
 
     Raises:
-        ProclipError: the folder holds a run of another recipe, or a recipe and files of others; the message names the
-            fields that differ.
+        ProclipError: the folder holds a run of another recipe that has a checkpoint or a model, or a recipe and files
+            of others; the message names the fields that differ.
     """
     path = folder / "recipe.toml"
     if path.is_file():
         if config_hash(load_recipe(path)) == config_hash(recipe):
             return
-        if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT:
+        if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT - {EMBEDDINGS}:
             differ = _difference(to_dict(load_recipe(path)), to_dict(recipe))
             raise ProclipError(f"{folder} holds a run of another recipe ({differ}); delete it or give another --out")
         for name in OF_AN_ATTEMPT:  # that never got to its first checkpoint
@@ -79,6 +81,20 @@ def open_run(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(recipe))
     write_json(folder / "environment.json", environment())
+
+
+def model_folder(name: str) -> str:
+    """The model of a run folder; any other name as it is.
+
+    Raises:
+        ProclipError: the run has not finished.
+    """
+    run = Path(name)
+    if (run / "config.json").is_file() or not (run / "recipe.toml").is_file():
+        return name
+    if not (run / "model" / "config.json").is_file():
+        raise ProclipError(f"{name} is a run that has not finished: {run / 'model'} is not there yet")
+    return str(run / "model")
 
 
 def pick_device() -> str:

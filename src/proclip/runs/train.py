@@ -23,16 +23,19 @@ from ..models.clip_pretraining import new_clip, save_clip
 from ..models.clip_transformers import load_clip_model
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
+from ..models.hub import lasting_name
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_optimizer, build_scaler
 from ..train.stages import ContrastivePretraining, TextDistillation
-from .embed import of_clip
+from .embed import cut_captions, of_clip
+from .evaluate import add_figures_to_card
+from .forgetting import StageEvaluation
 from .provenance import provenance
 from .recipes import open_run, pick_device
-from .tuning import first_bias, open_tuning, trained_parameters
+from .tuning import first_bias, open_tuning, trained_parameters, tuning_stage
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -53,20 +56,51 @@ def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = N
         ProclipError: bad data or stores, a store that does not fit the recipe, a run folder of another recipe or of
             other inputs, a loss that is not finite.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ProclipError("training on several processes (WORLD_SIZE > 1) is not supported yet: start one process")
     folder = out if out is not None else Path("runs") / recipe.name
     device = device or pick_device()
     data = ImageCaptions(recipe.data.dataset)
-    for stage in (recipe.distill, recipe.tune, recipe.pretrain):
-        if stage is not None:
-            build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
-    open_run(recipe, folder)
+    _enter(recipe, folder, device)
     model_folder = folder / "model"
     stages = _pretrain if recipe.pretrain else _align
     with MetricLogger(folder, recipe.log) as logger:
         stages(recipe, data, folder, device, logger)
     return model_folder
+
+
+def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> None:
+    """Refuse before anything is embedded what can be known before: a long run is not to fail for a slip.
+
+    Args:
+        recipe: with stages 1 or 2.
+        folder: of the run; made and entered.
+        device: as for `train_recipe`.
+
+    Raises:
+        ProclipError: arithmetic that the device has not, a run folder of another recipe, a CLIP or a start that does
+            not load, parameter groups or blocks of the image tower that are not there.
+    """
+    _enter(recipe, folder, device or pick_device())
+    if recipe.evaluate:
+        StageEvaluation(recipe.evaluate, recipe.clip, folder, device or pick_device())
+    clip = load_clip(recipe.clip)
+    if recipe.init:
+        ProCLIP.from_pretrained(recipe.init)
+    adapter = Adapter(1, clip.dim, recipe.adapter)  # the LLM's width is not known yet; no name depends on it
+    bias = first_bias(recipe.tune, clip) if recipe.tune else None
+    model = ProCLIP(clip.image_tower, adapter, clip.logit_scale, clip.preprocess, recipe.embedder, logit_bias=bias)
+    if recipe.distill:
+        build_optimizer(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
+    if recipe.tune:
+        tuning_stage(recipe.tune, model)
+
+
+def _enter(recipe: Recipe, folder: Path, device: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ProclipError("training on several processes (WORLD_SIZE > 1) is not supported yet: start one process")
+    for stage in (recipe.distill, recipe.tune, recipe.pretrain):
+        if stage is not None:
+            build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
+    open_run(recipe, folder)
 
 
 def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
@@ -111,7 +145,7 @@ def _start_from(model: ProCLIP, name: str) -> None:
         )
     if differ := identity_difference(model.embedder_identity or {}, other.embedder_identity or {}):
         raise ProclipError(f"init: the adapter of {name} was trained with another embedder: {differ}")
-    if other.clip_name != model.clip_name:
+    if lasting_name(str(other.clip_name)) != lasting_name(str(model.clip_name)):
         raise ProclipError(
             f"init: the adapter of {name} is for {other.clip_name!r}, the recipe's CLIP {model.clip_name!r}"
         )
@@ -165,22 +199,37 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     texts = pairs = None
     if recipe.distill:
         teacher = EmbeddingStore.open(of_clip(Path(recipe.data.store) / "teacher", recipe.clip), expect=clip.identity)
-        texts = DistillBatches(data.select(recipe.distill.split), llm, teacher, recipe.distill, recipe.seed)
+        samples = data.select(recipe.distill.split)
+        cut = cut_captions(recipe.distill, samples, clip)
+        texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
+        if texts.left_out:
+            share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
+            line = f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)"
+            Console(stderr=True).print(line, highlight=False, soft_wrap=True)
         distillation = TextDistillation(model.adapter, recipe.distill)
         build_optimizer(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
+    evaluation = StageEvaluation(recipe.evaluate, recipe.clip, folder, device) if recipe.evaluate else None
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
         model.adapter.fit_input_norm(first.training_llm_embeds())
     if recipe.distill and texts:
+        hooks = evaluation.hooks(model, texts.steps_per_epoch) if evaluation else []
         fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
-            log=recipe.log, run_dir=folder, logger=logger)  # fmt: skip
+            log=recipe.log, run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        if evaluation:
+            evaluation.report(model, "distill")
     if recipe.tune and pairs:
         Console(stderr=True).print(trained_parameters(tuning, model), highlight=False, soft_wrap=True)
+        hooks = evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
         fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
-            run_dir=folder, logger=logger)  # fmt: skip
+            run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
         tuning.finish()
+        if evaluation:
+            evaluation.report(model, "tune")
     model.provenance = provenance(recipe, folder)
     _finish(folder, lambda draft: model.cpu().save_pretrained(draft))
+    if evaluation and evaluation.last:
+        add_figures_to_card(folder / "model", evaluation.last)

@@ -68,9 +68,18 @@ def open_tuning(
     if config.teacher == "cached":
         teacher = cached_teacher(samples, model, clip, store)
     batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher)
+    return batches, tuning_stage(config, model)
+
+
+def tuning_stage(config: TuneConfig, model: ProCLIP) -> ImageTextTuning:
+    """Stage 2 of a model.
+
+    Raises:
+        ProclipError: settings of the image tower or parameter groups that are not there.
+    """
     stage = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, config, model.logit_bias)
     build_optimizer(stage.groups(), config.optim)
-    return batches, stage
+    return stage
 
 
 def trained_parameters(stage: ImageTextTuning, model: ProCLIP) -> str:

@@ -19,6 +19,7 @@ from ..data.batches import DistillBatch, PretrainBatch, TuneBatch
 from ..distributed import gather
 from ..errors import ProclipError
 from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
+from ..models.arithmetic import has_bfloat16
 from ..models.image_tuning import ImageTuner
 from ..models.proclip import MAX_LOGIT_SCALE
 
@@ -245,6 +246,7 @@ def _clamp(logit_scale: nn.Parameter) -> None:
 
 
 def _autocast(optim: OptimConfig, like: Tensor) -> torch.autocast:
-    """Autocast of the towers, on the device of `like`, as ``optim.autocast`` says."""
+    """Autocast of the towers, on the device of `like`, as ``optim.autocast`` says; none where bfloat16 is slow."""
     dtype = torch.float16 if optim.autocast == "float16" else torch.bfloat16
-    return torch.autocast(like.device.type, dtype=dtype, enabled=optim.autocast != "none")
+    on = optim.autocast == "float16" or (optim.autocast == "bfloat16" and has_bfloat16(like.device.type))
+    return torch.autocast(like.device.type, dtype=dtype, enabled=on)
