@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from transformers import LlamaConfig, LlamaModel
 
@@ -24,6 +25,9 @@ from proclip.models.proclip import ProCLIP
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 SHAPES = ("square", "bar", "column")
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:

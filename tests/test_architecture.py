@@ -14,7 +14,7 @@ from proclip.cli import build_parser
 SOURCE = Path(proclip.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
-    "models": 1,
+    "models": 1, "results": 1,
     "data": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
     "integrations": 3,
@@ -79,8 +79,24 @@ def test_command_line() -> None:
         "mini": ["-h", "--help", "--out"],
         "embed": ["-h", "--help", "recipe", "--set"],
         "train": ["-h", "--help", "recipe", "--set", "--out"],
-        "align": ["-h", "--help", "--clip", "--embedder", "--data", "--captions", "--out", "--set"],
-        "eval": ["-h", "--help", "model", "--data", "--store", "--split", "--clip", "--out"],
+        "align": ["-h", "--help", "--clip", "--embedder", "--data", "--captions", "--out", "--set", "--trust-images"],
+        "eval": [
+            "-h",
+            "--help",
+            "model",
+            "--suite",
+            "--data-root",
+            "--data",
+            "--split",
+            "--tasks",
+            "--partial",
+            "--clip",
+            "--cache",
+            "--gallery",
+            "--name",
+            "--out",
+            "--compare",
+        ],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
         "convert": [
@@ -91,6 +107,7 @@ def test_command_line() -> None:
             "--to",
             "--revision",
             "--embedder",
+            "--clip",
             "--set",
             "--heads",
             "--resolution",
@@ -109,10 +126,9 @@ def test_command_line() -> None:
             "--curve",
             "--out",
             "--data",
-            "--store",
             "--split",
         ],
-        "report": ["-h", "--help", "folder"],
+        "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }
 
 
