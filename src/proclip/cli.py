@@ -192,7 +192,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         if arguments.model:
             raise ProclipError("--compare takes two result files and no model: evaluate each of them first")
-        compare_command(*arguments.compare, arguments.out)
+        first, second = arguments.compare
+        compare_command(first, second, arguments.out)
         return
     if not arguments.model:
         raise ProclipError("say which model: a folder, a hub id, mini-clip; or --compare A.json B.json")
