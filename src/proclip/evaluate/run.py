@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProclipError
-from ..metrics.outcomes import LEVEL, RESAMPLES, intervals, joined
+from ..metrics.outcomes import LEVEL, RESAMPLES, Outcomes, intervals, joined
 from ..results import BenchmarkResult, Figure
 from .benchmark import Benchmark
 from .benchmarks import language_means, mean_languages
@@ -75,14 +75,8 @@ def run_benchmark(
     notes = {_under(p, key): value for p, found in measured.items() for key, value in found.notes.items()}
     if reference is not None:
         original, _ = open_encoders(reference, benchmark.images, cache, progress)
-        original.image_features(image_keys(benchmark.tasks.values()))  # as one set: in the cache it is the model's own
-        keys = measured_keys(benchmark.tasks.values())
-        try:
-            found = measure_cka(keys, encoders.image_features, original.image_features)
-            outcomes |= found.outcomes
-            notes["cka"] = dict(found.notes)
-        except ProclipError as error:  # too few pictures, or all alike
-            notes["cka"] = str(error)
+        moved, notes["cka"] = _moved(benchmark, encoders, original)
+        outcomes |= moved
     ends = intervals(outcomes)
     return BenchmarkResult(
         name=benchmark.name,
@@ -104,6 +98,17 @@ def run_benchmark(
         notes=notes | dict(benchmark.notes) | {"bootstrap": {"resamples": RESAMPLES, "seed": 0, "level": LEVEL}},
         outcomes=outcomes,
     )
+
+
+def _moved(benchmark: Benchmark, encoders: Encoders, original: Encoders) -> tuple[Mapping[str, Outcomes], Any]:
+    """CKA to the original image encoder, with its notes; nothing, and why, where it is not defined."""
+    tasks = benchmark.tasks.values()
+    original.image_features(image_keys(tasks))  # as one set: in the cache it is the model's own
+    try:
+        found = measure_cka(measured_keys(tasks), encoders.image_features, original.image_features)
+    except ProclipError as error:  # too few pictures, or all alike
+        return {}, str(error)
+    return found.outcomes, dict(found.notes)
 
 
 def kind_of(benchmark: Benchmark) -> str:

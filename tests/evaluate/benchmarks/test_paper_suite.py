@@ -78,6 +78,7 @@ def test_the_paper_suite(
     assert main(["report", str(files[1]), *map(str, theirs), "-o", str(tmp_path / "both.md")]) == 0
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(root: Path, tmp_path: Path, tiny_clip_path: Path) -> None:
     command = [
         "eval",
