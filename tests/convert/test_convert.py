@@ -322,7 +322,7 @@ def test_open_clips_own_vit_to_the_official_code(convert: Convert, tmp_path: Pat
     model.image_tower = build_image_tower("open_clip", {"vision_cfg": vision, "quick_gelu": True}, 12).eval()
     rows = dict(write_llm2clip(model, tmp_path / "out.pt"))
     assert (rows["quick_gelu"], rows["embed_dim"]) == ("True", "12")
-    official.load_state_dict(torch.load(tmp_path / "out.pt")["state_dict"], strict=True)
+    official.load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True)["state_dict"], strict=True)
     same_outputs(model, official)
     for change, message in (
         ({"ls_init_value": 0.1}, "has no ls_init_value"),

@@ -13,6 +13,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from fake_embedder import FakeEmbedder
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from proclip.data import text_cache
 from proclip.data.images import ImageFiles
@@ -255,10 +256,8 @@ def share(rank: int, folder: Path, world: Path) -> None:
         source = pictures(world)
         model = from_functions(seen_together, read_together, "together", "v1")
         encoders, counts = open_encoders(model, source, folder / "cache")
-        torch.save(
-            (encoders.image_features(list(source.paths)), encoders.encode_text(TEXTS), counts.pictures, counts.texts),
-            folder / f"{rank}.pt",
-        )
+        found = {"features": encoders.image_features(list(source.paths)), "texts": encoders.encode_text(TEXTS)}
+        save_file({**found, "counts": torch.tensor([counts.pictures, counts.texts])}, folder / f"{rank}.safetensors")
         with pytest.raises(ProclipError, match="several processes share what they encode over a cache folder"):
             open_encoders(Counting().model(None), source, folder / "cache")
     finally:
@@ -271,11 +270,11 @@ def test_two_processes_encode_what_one_does(tiny_world: Path, tmp_path: Path) ->
     model = from_functions(seen_together, read_together, "together", "v1")
     encoders, counts = open_encoders(model, source, tmp_path / "one")
     features, texts = encoders.image_features(list(source.paths)), encoders.encode_text(TEXTS)
-    of_rank = [torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES)]
-    for found_features, found_texts, _, _ in of_rank:
-        assert torch.equal(found_features, features)
-        assert torch.equal(found_texts, texts)
-    assert [found[2:] for found in of_rank] == [(7, 3), (5, 2)]
+    of_rank = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(PROCESSES)]
+    for found in of_rank:
+        assert torch.equal(found["features"], features)
+        assert torch.equal(found["texts"], texts)
+    assert [found["counts"].tolist() for found in of_rank] == [[7, 3], [5, 2]]
     assert (counts.pictures, counts.texts) == (12, 5)
 
 

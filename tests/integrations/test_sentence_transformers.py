@@ -134,6 +134,6 @@ def test_saving_again(tiny_proclip_path: Path, ours: ProCLIP, pictures: list[Ima
 
 def test_a_copy_for_another_process_leaves_the_llm_behind(theirs: SentenceTransformer, ours: ProCLIP) -> None:
     theirs.encode(TEXTS)
-    copy = pickle.loads(pickle.dumps(theirs))
+    copy = pickle.loads(pickle.dumps(theirs))  # its own bytes, as a pool of processes passes them
     assert copy[0].model._embedder is None
     close(copy.encode(TEXTS), ours.encode_text(TEXTS))
