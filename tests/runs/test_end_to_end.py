@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from proclip.cli import main
+from proclip.config import config_hash, load_recipe
 from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 from proclip.results import load_results
@@ -162,6 +163,7 @@ def test_evaluation_while_training(recipe: Path, world: Path, tmp_path: Path) ->
     )
     assert moved[0] is not None and moved[1] is not None and moved[0].value < moved[1].value == pytest.approx(1)
     last = load_results(folder / "tune.json")
+    assert last.model["seed"] == 0 and last.model["config_hash"] == config_hash(load_recipe(run / "recipe.toml"))
     assert main(["eval", str(run), "--data", str(world), "--cache", str(cache), "--out", str(tmp_path / "r.json")]) == 0
     assert load_results(tmp_path / "r.json").benchmarks["tiny"].figures == last.benchmarks["tiny"].figures
     plain = tmp_path / "plain"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import distributed
-from ..config import EvaluateConfig
+from ..config import Recipe, config_hash
 from ..evaluate.open_model import of_proclip, open_model
 from ..evaluate.run import run_benchmark
 from ..files import write_atomically, write_json
@@ -26,8 +26,7 @@ class StageEvaluation:
     """Measures a model in training, and the original CLIP once.
 
     Args:
-        config: what is measured; its data are checked here, before anything is trained.
-        clip: the original.
+        recipe: of the run, with ``[evaluate]``, whose data are checked here, before anything is trained.
         folder: of the run; results go to ``evaluation/``.
         device: where the models compute.
 
@@ -35,8 +34,11 @@ class StageEvaluation:
         ProclipError: a benchmark is not there, or its data are not as they should be.
     """
 
-    def __init__(self, config: EvaluateConfig, clip: str, folder: Path, device: str) -> None:
-        self.config, self.clip, self.device = config, clip, device
+    def __init__(self, recipe: Recipe, folder: Path, device: str) -> None:
+        config = recipe.evaluate
+        assert config is not None
+        self.config, self.clip, self.device = config, recipe.clip, device
+        self.about = {"path": str(folder), "config_hash": config_hash(recipe), "seed": recipe.seed}
         self.folder, self.cache = folder / FOLDER, Path(config.cache)
         own = [Path(name) for name in config.folders]
         self.benchmarks = load_benchmarks(config.suite, Path(config.data_root), own, config.split, config.tasks)
@@ -61,7 +63,7 @@ class StageEvaluation:
         original = open_model(self.clip, self.device)
         path = self.folder / "clip.json"
         before = evaluate_model(original, self.benchmarks, path, self.cache, original)
-        opened = of_proclip(model, stage, {"path": str(self.folder.parent)})
+        opened = of_proclip(model, stage, self.about)
         after = evaluate_model(opened, self.benchmarks, self.folder / f"{stage}.json", self.cache, original)
         opened.close()
         if distributed.is_main():

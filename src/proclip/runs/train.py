@@ -81,7 +81,7 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
     """
     _enter(recipe, folder, device or pick_device())
     if recipe.evaluate:
-        StageEvaluation(recipe.evaluate, recipe.clip, folder, device or pick_device())
+        StageEvaluation(recipe, folder, device or pick_device())
     clip = load_clip(recipe.clip)
     if recipe.init:
         ProCLIP.from_pretrained(recipe.init)
@@ -211,7 +211,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
-    evaluation = StageEvaluation(recipe.evaluate, recipe.clip, folder, device) if recipe.evaluate else None
+    evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
         model.adapter.fit_input_norm(first.training_llm_embeds())
