@@ -26,6 +26,9 @@ from ..models.proclip import MAX_LOGIT_SCALE
 Groups = dict[str, list[tuple[str, nn.Parameter]]]
 """Trainable parameters with their names in the stage's state dict, by group: adapter, image_tower, ..."""
 
+Embeds = dict[str, Tensor]
+"""L2-normalised float32 embeddings [b, d] of this process's samples, by name."""
+
 
 class Stage(nn.Module, ABC):
     """What `fit` needs to know of an objective. The state dict holds all that a resumed run needs, teachers too."""
@@ -35,8 +38,20 @@ class Stage(nn.Module, ABC):
         """The parameters to train, by group."""
 
     @abstractmethod
+    def encode(self, batch: Any) -> Embeds:
+        """What is trained, on this process's samples: embeds [b, d] by name, L2-normalised, with gradient."""
+
+    def targets(self, batch: Any) -> Embeds:
+        """What they are held near, [b, d] by name, without gradient."""
+        return {}
+
+    @abstractmethod
+    def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
+        """Scalars of the global batch: ``loss`` is differentiated, the others are logged. No tower runs here."""
+
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars of one batch: ``loss`` is differentiated, the others are logged."""
+        """`objective` of a batch that fits into memory as a whole."""
+        return self.objective(self.encode(batch), self.targets(batch), batch)
 
     @abstractmethod
     def after_step(self) -> None:
@@ -63,13 +78,19 @@ class TextDistillation(Stage):
         """The adapter."""
         return {"adapter": _trainable("adapter", self.adapter)}
 
-    def loss(self, batch: DistillBatch) -> dict[str, Tensor]:
-        """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
+    def encode(self, batch: DistillBatch) -> Embeds:
+        """t*, ``text``: the adapter on the LLM's embeddings."""
         with _autocast(self.config.optim, batch.llm_embeds):
             text_features = self.adapter(batch.llm_embeds)
-        student = gather(_normalize(text_features))  # [n, d]
-        teacher = gather(batch.teacher_embeds)
-        terms = _distillation(student, teacher, self.config.loss)
+        return {"text": _normalize(text_features)}
+
+    def targets(self, batch: DistillBatch) -> Embeds:
+        """e, ``text``: what CLIP's text tower gave, from the store."""
+        return {"text": batch.teacher_embeds}
+
+    def objective(self, embeds: Embeds, targets: Embeds, batch: DistillBatch) -> dict[str, Tensor]:
+        """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
+        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss)
         return {"loss": terms.loss, "instance": terms.instance, "structure": terms.structure}
 
     def after_step(self) -> None:
@@ -138,13 +159,33 @@ class ImageTextTuning(Stage):
         scalars = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
         return {**groups, "logit_scale": [(name, p) for name, p in scalars.items() if p is not None]}
 
-    def loss(self, batch: TuneBatch) -> dict[str, Tensor]:
-        """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
+    def encode(self, batch: TuneBatch) -> Embeds:
+        """v, ``image``, and t*, ``text``."""
         with _autocast(self.config.optim, batch.pixel_values):
             with torch.set_grad_enabled(not self.locked):
                 image_features = self.image_tower(batch.pixel_values)
             text_features = self.adapter(batch.llm_embeds)
-        image_embeds, text_embeds = gather(_normalize(image_features)), gather(_normalize(text_features))  # [n, d]
+        return {"image": _normalize(image_features), "text": _normalize(text_features)}
+
+    @torch.no_grad()
+    def targets(self, batch: TuneBatch) -> Embeds:
+        """v*, ``image``: the teacher on the very pixels that the student saw, or what was cached of the plain pictures.
+
+        Nothing without L_reg.
+        """
+        if not self.regularised:
+            return {}
+        if self.teacher is None:
+            if batch.teacher_embeds is None:
+                raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
+            return {"image": batch.teacher_embeds}
+        with _autocast(self.config.optim, batch.pixel_values):
+            image_features = self.teacher(batch.pixel_values)
+        return {"image": _normalize(image_features)}
+
+    def objective(self, embeds: Embeds, targets: Embeds, batch: TuneBatch) -> dict[str, Tensor]:
+        """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
+        image_embeds, text_embeds = gather(embeds["image"]), gather(embeds["text"])  # [n, d]
         ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
         masked = ids if self.config.mask_duplicates else {}
         logged: dict[str, Tensor] = {"logit_scale": self.logit_scale}
@@ -156,20 +197,9 @@ class ImageTextTuning(Stage):
         logged = {"contrastive": info, **logged}
         if not self.regularised:
             return {"loss": info, **logged}
-        reg = _distillation(image_embeds, self._teacher_embeds(batch), self.config.loss)
+        reg = _distillation(image_embeds, gather(targets["image"]), self.config.loss)
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
-
-    @torch.no_grad()
-    def _teacher_embeds(self, batch: TuneBatch) -> Tensor:
-        """v*, [n, d]: the teacher on the very pixels that the student saw, or what was cached of the plain pictures."""
-        if self.teacher is None:
-            if batch.teacher_embeds is None:
-                raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
-            return gather(batch.teacher_embeds)
-        with _autocast(self.config.optim, batch.pixel_values):
-            image_features = self.teacher(batch.pixel_values)
-        return gather(_normalize(image_features))
 
     def after_step(self) -> None:
         """Clamp InfoNCE's temperature; ``teacher <- a teacher + (1 - a) student`` where it is an EMA."""
@@ -208,13 +238,17 @@ class ContrastivePretraining(Stage):
         groups = {name: _trainable(name, tower) for name, tower in towers.items()}
         return {**groups, "logit_scale": [("logit_scale", self.logit_scale)]}
 
-    def loss(self, batch: PretrainBatch) -> dict[str, Tensor]:
-        """InfoNCE, Eq. 4."""
+    def encode(self, batch: PretrainBatch) -> Embeds:
+        """``image`` and ``text``."""
         with _autocast(self.config.optim, batch.pixel_values):
             image_features = self.image_tower(batch.pixel_values)
             text_features = self.text_tower(batch.input_ids, batch.attention_mask)
+        return {"image": _normalize(image_features), "text": _normalize(text_features)}
+
+    def objective(self, embeds: Embeds, targets: Embeds, batch: PretrainBatch) -> dict[str, Tensor]:
+        """InfoNCE, Eq. 4."""
         loss = contrastive_loss(
-            gather(_normalize(image_features)), gather(_normalize(text_features)), self.logit_scale,
+            gather(embeds["image"]), gather(embeds["text"]), self.logit_scale,
             image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
         )  # fmt: skip
         return {"loss": loss, "logit_scale": self.logit_scale}
