@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 from proclip.config import config_hash, load_recipe
@@ -16,22 +17,9 @@ from proclip.models.proclip import ProCLIP
 from proclip.results import load_results
 from proclip.results.gallery import gallery_path, load_gallery
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[adapter]
-num_blocks = 1
-input_norm = "standardize"
-
-[data]
-dataset = "{world}"
-store = "{store}"
+RECIPE = (
+    HEAD
+    + """input_norm = "standardize"
 
 [distill]
 captions = ["short", "name_de"]
@@ -51,6 +39,7 @@ lr = 1e-3
 [log]
 every_steps = 1
 """
+)
 TASKS = {
     "zero_shot_tiny": {
         "task": "classification",

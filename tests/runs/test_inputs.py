@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 from proclip.data.dataset import ImageCaptions
@@ -15,27 +16,20 @@ from proclip.errors import ProclipError
 from proclip.models.zero_shot import build_zero_shot_classifier
 
 Fails = Callable[..., str]
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-[adapter]
-num_blocks = 1
-[data]
-dataset = "{world}"
-store = "{store}"
+RECIPE = (
+    HEAD
+    + """
 [distill]
 captions = ["short"]
 epochs = 1
 batch_size = 4
+
 [tune]
 captions = ["short"]
 epochs = 1
 batch_size = 4
 """
+)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 from proclip.models.clip import load_clip
@@ -16,27 +17,21 @@ from proclip.models.proclip import ProCLIP
 from proclip.runs import interpolate as module
 from proclip.runs.inspect import describe
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-[adapter]
-num_blocks = 1
-[data]
-dataset = "{world}"
-store = "{store}"
+RECIPE = (
+    HEAD
+    + """
 [distill]
 epochs = 1
 batch_size = 4
+
 [tune]
 epochs = 1
 batch_size = 4
+
 [tune.optim]
 lr = 1e-3
 """
+)
 TASKS = {
     "zero_shot_tiny": {
         "task": "classification", "items": [["red-square", 0], ["green-bar", 1], ["blue-column", 2], ["red-bar", 0]],

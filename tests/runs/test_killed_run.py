@@ -12,26 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[adapter]
-num_blocks = 1
-dropout = 0.2
+RECIPE = (
+    HEAD
+    + """dropout = 0.2
 input_norm = "standardize"
-
-[data]
-dataset = "{world}"
-store = "{store}"
 
 [distill]
 captions = ["short"]
@@ -54,6 +42,7 @@ lr = 1e-3
 every_steps = 1
 checkpoint_every_steps = 7
 """
+)
 
 
 def steps_done(run: Path, stage: str) -> int:

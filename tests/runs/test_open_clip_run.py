@@ -9,28 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_open_clip import save_tiny_open_clip
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 from proclip.results import load_results
 
-RECIPE = """
-name = "tiny-open-clip"
-clip = "open_clip:{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[adapter]
-num_blocks = 1
-input_norm = "standardize"
-
-[data]
-dataset = "{world}"
-store = "{store}"
+RECIPE = (
+    HEAD.replace("{clip}", "open_clip:{clip}")
+    + """input_norm = "standardize"
 
 [distill]
 captions = ["short"]
@@ -44,6 +32,7 @@ batch_size = 4
 [tune.optim]
 lr = 1e-3
 """
+)
 
 
 @pytest.mark.parametrize("kind", ["eva02", "siglip", "vit", "resnet"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_recipe import HEAD
 
 from proclip.cli import main
 from proclip.config import load_recipe
@@ -20,22 +21,9 @@ from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 from proclip.runs import train, tuning
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[adapter]
-num_blocks = 1
-
-[data]
-dataset = "{world}"
-store = "{store}"
-
+RECIPE = (
+    HEAD
+    + """
 [tune]
 epochs = 2
 batch_size = 4
@@ -47,6 +35,7 @@ lr = 1e-2
 [log]
 every_steps = 1
 """
+)
 SETTINGS = {
     "last_blocks": ['tune.image.mode="last_blocks"'],
     "lora": ['tune.image.mode="lora"', "tune.image.rank=2", "tune.image.dropout=0.1"],

@@ -11,34 +11,14 @@ from .chance import shuffled
 from .concepts import STYLES, TONES, Concept
 from .facts import PictureFacts
 from .phrases import phrase
-from .splits import direction_stem
+from .splits import DEV_STATES, TEST_STATES, direction_stem
 
 MOST = 30
 """Pairs of concepts a pattern; each gives one item a style."""
 
 Pair = tuple[Concept, Concept, str, str]
 
-STATES = (
-    ("locked", "unlocked"),
-    ("closed mailbox with lowered flag", "open mailbox with raised flag"),
-    ("hourglass done", "hourglass not done"),
-    ("battery", "low battery"),
-    ("closed umbrella", "umbrella with rain drops"),
-    ("file folder", "open file folder"),
-    ("new moon", "full moon"),
-    ("empty nest", "nest with eggs"),
-    ("slightly smiling face", "slightly frowning face"),
-    ("bright button", "dim button"),
-    ("muted speaker", "speaker high volume"),
-    ("deciduous tree", "leafless tree"),
-    ("closed book", "open book"),
-    ("bell", "bell with slash"),
-    ("chart increasing", "chart decreasing"),
-    ("rose", "wilted flower"),
-    ("waxing crescent moon", "waning crescent moon"),
-    ("smiling face", "frowning face"),
-)
-"""Names of the same thing in two states."""
+STATES = (*TEST_STATES, *DEV_STATES)
 
 COUNTS = {
     ("eye", "eyes"): ("one eye", "two eyes"),
