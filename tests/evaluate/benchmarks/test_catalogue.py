@@ -62,7 +62,7 @@ def test_the_counts_that_authors_give() -> None:
         "docci": {"images": 5000, "texts": 5000},
         "dci": {"images": 7805, "texts": 7805},
         "xm3600": {"images": 3600, "texts": 129600},
-        "xm3600-all": {"images": 3600},
+        "xm3600-all": {"images": 3600, "texts": 261_375},
     }
 
 
@@ -113,7 +113,7 @@ def test_wrong_counts_are_problems(whole: Path) -> None:
     assert [b.name for b in loaded.benchmarks] == ["sharegpt4v-1k"]
     assert loaded.problems == (
         "coco: 4 images instead of 5,000 and 23 texts instead of 25,010: --partial measures what is there",
-        "xm3600-all: 3 images instead of 3,600: --partial measures what is there",
+        "xm3600-all: 3 images instead of 3,600 and 218 texts instead of 261,375: --partial measures what is there",
     )
 
 
