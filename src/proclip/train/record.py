@@ -29,7 +29,7 @@ class Scalars:
     def __init__(self, terms: Mapping[str, Tensor]) -> None:
         numbers = torch.stack([term.detach().float() for term in terms.values()])
         self._names, self._numbers = tuple(terms), numbers.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if numbers.is_cuda else None
+        self._arrived = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record()
 
