@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .errors import ProclipError
+
+T = TypeVar("T")
 
 
 def _on() -> bool:
@@ -46,6 +48,14 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def from_main(value: T) -> T:
+    """What the main process has, on every process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 @contextmanager

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import tiny_tune
 import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
-from tiny_tune import BATCH, TinyPairs, tiny_stage
+from tiny_tune import Share, tiny_stage
 
-from proclip.data.batches import TuneBatch
-from proclip.errors import ProclipError
 from proclip.train.checkpoint import latest_checkpoint
 
 PROCESSES = 2
-
-
-class Share(TinyPairs):
-    """Every process's part of each batch."""
-
-    batch_size = BATCH // PROCESSES
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch]:
-        for batch in super().epoch(epoch, start):
-            tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-            yield TuneBatch(**{name: t[self.part] for name, t in tensors.items() if t is not None})
 
 
 def work(rank: int, folder: Path) -> None:
@@ -41,9 +21,9 @@ def work(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
     )
     try:
-        tiny_tune.train(folder / "run", Share(rank), tiny_stage(dropout=0.0))
+        tiny_tune.train(folder / "run", Share(rank, PROCESSES), tiny_stage(dropout=0.0))
         torch.manual_seed(rank)
-        again = tiny_tune.train(folder / "run", Share(rank), tiny_stage(dropout=0.0))
+        again = tiny_tune.train(folder / "run", Share(rank, PROCESSES), tiny_stage(dropout=0.0))
         assert again.resumed_at == again.steps
     finally:
         torch.distributed.destroy_process_group()
@@ -58,5 +38,3 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("one", "run")]
     assert lines[0] == lines[1]
-    with pytest.raises(ProclipError, match="of a run on 2 processes, this one has 1"):
-        tiny_tune.train(tmp_path / "run", stage=tiny_stage(dropout=0.0))
