@@ -28,6 +28,7 @@ import os
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -139,7 +140,9 @@ def peak_memory(make: Callable[..., Callable[[], object]], *arguments: object) -
         arguments: of `make`.
 
     Returns:
-        MiB: ``before``, after the preparations; ``peak``; ``added``, the difference; and ``seconds`` of the call.
+        MiB: ``before``, after the preparations; ``peak``; ``added``, the difference; ``anonymous``, the most that was
+        added without the pages of files, which the system may drop (looked at a hundred times a second); and
+        ``seconds`` of the call.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak, torch.get_num_threads(), make, arguments).result()
@@ -150,13 +153,26 @@ def _peak(threads: int, make: Callable[..., Callable[[], object]], arguments: Se
     measured = make(*arguments)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the preparations, is forgotten
-    before, start = _status_kib("VmRSS"), time.perf_counter()
-    measured()
+    before, first, seen, done = _status_kib("VmRSS"), _status_kib("RssAnon"), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            seen.append(_status_kib("RssAnon") - first)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    try:
+        measured()
+    finally:
+        done.set()
+        watcher.join()
     seconds, peak = time.perf_counter() - start, _status_kib("VmHWM")
     return {
         "before": round(before / 1024, 1),
         "peak": round(peak / 1024, 1),
         "added": round((peak - before) / 1024, 1),
+        "anonymous": round(max(seen) / 1024, 1),
         "seconds": round(seconds, 3),
     }
 
