@@ -135,13 +135,14 @@ PARTS: Mapping[str, Callable[[Path, int], None]] = {
 
 def ready(part: str, folder: str, rows: int) -> Callable[[], object]:
     """What a fresh process measures."""
-    prepare(part, Path(folder), rows)
     return lambda: PARTS[part](Path(folder), rows)
 
 
 def measured(part: str, rows: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        return peak_memory(ready, part, f"{folder}/data", rows)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "data"
+        prepare(part, folder, rows)
+        return peak_memory(ready, part, str(folder), rows)
 
 
 def main() -> None:
