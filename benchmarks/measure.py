@@ -11,8 +11,8 @@ A benchmark asks one question and reads so:
         write(options, __doc__, figures, {"images": 320})
 
 `write` prints the figures and writes ``benchmarks/results/NAME.json``; ``--small`` is a run of seconds that shows that
-all of it works, whose numbers mean nothing, and which writes only where ``--out`` says. docs/performance.md is filled in
-from the ``figures`` of these files (benchmarks/performance.py), and a test compares the two.
+all of it works, whose numbers mean nothing, and which writes only where ``--out`` says. docs/performance.md is filled
+in from the ``figures`` of these files (benchmarks/performance.py), and a test compares the two.
 
 - A ratio is of times of the same round, so that what else the machine does strikes both alike. Which one goes first
   changes from round to round. Figures are medians with their range.
@@ -48,7 +48,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def command_line(
-    doc: str | None, repeats: int, extend: Callable[[argparse.ArgumentParser], object] | None = None
+    doc: str | None,
+    repeats: int,
+    extend: Callable[[argparse.ArgumentParser], object] | None = None,
+    threads: int | None = None,
 ) -> argparse.Namespace:
     """Read the options that all benchmarks have, and set torch's threads.
 
@@ -56,6 +59,7 @@ def command_line(
         doc: the script's docstring.
         repeats: rounds that are timed, if ``--repeats`` does not say; 2 with ``--small``.
         extend: adds options of the script's own.
+        threads: of torch, if ``--threads`` does not say; as many as there are cores if None.
 
     Returns:
         ``small``, ``repeats``, ``threads``, ``out`` (None: print only), and the script's own.
@@ -64,7 +68,9 @@ def command_line(
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a run of seconds, whose numbers mean nothing")
     parser.add_argument("--repeats", type=int, help=f"rounds that are timed (default: {repeats}; 2 with --small)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=threads or os.cpu_count(), help="of torch (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help=f"result file (default: benchmarks/results/{name}.json)")
     if extend is not None:
         extend(parser)

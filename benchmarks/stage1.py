@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
@@ -79,11 +80,13 @@ class EncodingLoop:
 
     @torch.no_grad()
     def teacher(self, tokens: int) -> Tensor:
+        """The text features of the batch, read from so many tokens each."""
         ids = self.ids[:, :tokens].clone()
         ids[:, -1] = self.tower.config.eos_token_id
         return torch.cat([self.projection(self.tower(input_ids=part).pooler_output) for part in ids.split(CHUNK)])
 
     def step(self, tokens: int) -> None:
+        """One step of training."""
         target = F.normalize(self.teacher(tokens), dim=-1)
         student = F.normalize(self.adapter(self.llm), dim=-1)
         loss = (student - target).square().sum() + (F.pdist(student) - F.pdist(target)).square().sum()
@@ -121,9 +124,7 @@ def at_width(folder: Path, llm_dim: int, clip: CLIPModel, rows: int, steps: int,
     }
     if loop:
         slow = EncodingLoop(clip, llm_dim, source.batch_size)
-        longest = clip.config.text_config.max_position_embeddings
-        for tokens in TOKENS:
-            ways[f"loop, {tokens} tokens"] = lambda tokens=min(tokens, longest): slow.step(tokens)
+        ways |= {f"loop, {tokens} tokens": partial(slow.step, tokens) for tokens in TOKENS}
     return in_turn(ways, repeats)
 
 
@@ -141,7 +142,9 @@ def main() -> None:
             for tokens in TOKENS if loop else ():
                 ratios = [steps * ratio for ratio in turns.ratio(f"loop, {tokens} tokens", "ours")]
                 aim = "at least 50" if tokens == 77 else ""
-                figures.append(figure(f"LLM width {width:,}: over the loop, {tokens} tokens a text", ratios, "x", aim=aim))
+                figures.append(
+                    figure(f"LLM width {width:,}: over the loop, {tokens} tokens a text", ratios, "x", aim=aim)
+                )
             shares = turns.ratio("products", "ours")
             limit = sorted(turns.rate("products", batch * steps))[options.repeats // 2]
             share = sorted(shares)[options.repeats // 2]

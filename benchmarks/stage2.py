@@ -2,9 +2,9 @@
 
     python benchmarks/stage2.py            # ViT-B/32 at 224 pixels, batch 32; five minutes on two cores
 
-Both train the same model (random weights), adapter (LLM width 1,024) and EMA teacher with the same objective on the same
-batch in memory; their first losses are compared, and have to agree. What reading pictures costs is another question
-(benchmarks/decode.py). The limit is the rate of a product of matrices of 2,048 x 2,048, taken in turn.
+Both train the same model (random weights), adapter (LLM width 1,024) and EMA teacher with the same objective on the
+same batch in memory; their first losses are compared, and have to agree. What reading pictures costs is another
+question. The limit is the rate of a product of matrices of 2,048 x 2,048, taken in turn.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Block(nn.Module):
         self.expand, self.contract = nn.Linear(dim, EXPANSION * dim), nn.Linear(EXPANSION * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[b, h] -> [b, h]."""
         return x + self.contract(F.gelu(self.expand(self.norm(x))))
 
 
@@ -52,6 +53,7 @@ class PlainAdapter(nn.Module):
         self.norm, self.project = nn.LayerNorm(llm_dim), nn.Linear(llm_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[b, h] -> [b, d]."""
         return self.project(self.norm(self.blocks(F.normalize(x, dim=-1))))
 
 
@@ -59,7 +61,12 @@ class PlainLoop:
     """The equations, one after the other."""
 
     def __init__(self, clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch) -> None:
-        self.vision, self.projection, self.adapter, self.batch = clip.vision_model, clip.visual_projection, adapter, batch
+        self.vision, self.projection, self.adapter, self.batch = (
+            clip.vision_model,
+            clip.visual_projection,
+            adapter,
+            batch,
+        )
         self.log_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
         self.teacher = copy.deepcopy(nn.ModuleList([self.vision, self.projection])).eval()
         self.student = nn.ModuleList([self.vision, self.projection]).train()
@@ -68,9 +75,11 @@ class PlainLoop:
 
     @staticmethod
     def encode(towers: nn.ModuleList, pixel_values: Tensor) -> Tensor:
+        """v, or with the teacher's towers v*."""
         return F.normalize(towers[1](towers[0](pixel_values=pixel_values).pooler_output), dim=-1)
 
     def step(self) -> float:
+        """One step of training; its loss."""
         v = self.encode(self.student, self.batch.pixel_values)
         t = F.normalize(self.adapter(self.batch.llm_embeds), dim=-1)
         with torch.no_grad():
@@ -88,12 +97,10 @@ class PlainLoop:
             self.log_scale.clamp_(0, 4.6052)
             for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 ours.mul_(DECAY).add_(theirs, alpha=1 - DECAY)
-        return float(loss)
+        return float(loss.detach())
 
 
-def ours(
-    clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch, autocast: Literal["none", "bfloat16"]
-) -> Steps:
+def ours(clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch, autocast: Literal["none", "bfloat16"]) -> Steps:
     """Our stage 2 of the same weights."""
     tower = ClipImageTower(copy.deepcopy(clip.vision_model), copy.deepcopy(clip.visual_projection))
     own = Adapter(batch.llm_embeds.shape[1], tower.embed_dim, AdapterConfig(num_blocks=BLOCKS, expansion=EXPANSION))

@@ -36,7 +36,7 @@ CLIPS: dict[str, dict[str, Any]] = {
 
 
 def random_clip(name: str) -> CLIPModel:
-    """transformers' ``CLIPModel`` of a size in `CLIPS`, random weights, float32."""
+    """A ``CLIPModel`` of a size in `CLIPS`, random weights, float32."""
     torch.manual_seed(0)
     return CLIPModel(CLIPConfig(**CLIPS[name]))
 
