@@ -95,13 +95,13 @@ class EncodingLoop:
         self.optimizer.step()
 
 
-def bare_products(adapter: nn.Module, batch: int) -> Callable[[], None]:
+def bare_products(
+    adapter: nn.Module, batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """The products of matrices of one step: of each layer its output, its weights' gradient and its input's."""
     shapes = [(layer.in_features, layer.out_features) for layer in adapter.modules() if isinstance(layer, nn.Linear)]
-    tensors = [
-        (torch.randn(batch, inputs), torch.randn(outputs, inputs), torch.randn(batch, outputs))
-        for inputs, outputs in shapes
-    ]
+    random = partial(torch.randn, device=device, dtype=dtype)
+    tensors = [(random(batch, inputs), random(outputs, inputs), random(batch, outputs)) for inputs, outputs in shapes]
 
     def step() -> None:
         for x, weight, gradient in tensors:

@@ -28,7 +28,7 @@ CLIPS: dict[str, dict[str, Any]] = {
     "ViT-L/14": {"vision_config": {**LARGE, "patch_size": 14}, "text_config": TEXT_L, "projection_dim": 768},
     "tiny": {
         "vision_config": {**TINY, "patch_size": 8, "image_size": 32},
-        "text_config": {**TINY, "vocab_size": 600, "eos_token_id": 599},
+        "text_config": {**TINY, "vocab_size": 600, "bos_token_id": 598, "eos_token_id": 599},
         "projection_dim": 32,
     },
 }
