@@ -119,17 +119,22 @@ def in_turn(ways: Mapping[str, Callable[[], object]], repeats: int, warm_up: int
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     core_seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-warm_up, repeats):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            gc.collect()
-            _wait_for_device()
-            start, start_of_cores = time.perf_counter(), time.process_time()
-            ways[name]()
-            _wait_for_device()
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-                core_seconds[name].append(time.process_time() - start_of_cores)
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again before each call
+    try:
+        for number in range(-warm_up, repeats):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                gc.collect()
+                _wait_for_device()
+                start, start_of_cores = time.perf_counter(), time.process_time()
+                ways[name]()
+                _wait_for_device()
+                if number >= 0:
+                    seconds[name].append(time.perf_counter() - start)
+                    core_seconds[name].append(time.process_time() - start_of_cores)
+    finally:
+        gc.unfreeze()
     return Turns(seconds, core_seconds)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import cycle
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -62,7 +61,7 @@ class Steps:
     """
 
     def __init__(self, stage: Stage, optim: OptimConfig, batches: Iterable[Any]) -> None:
-        self.stage, self.optim, self.batches = stage, optim, cycle(batches)
+        self.stage, self.optim, self.batches = stage, optim, _round_and_round(batches)
         self.optimizer = build_optimizer(stage.groups(), optim)
         self.scaler = build_scaler(optim, next(stage.parameters()).device)
         self.done = 0
@@ -85,6 +84,12 @@ class Steps:
             self.stage.after_step()
             self.done += 1
         return values
+
+
+def _round_and_round(batches: Iterable[Any]) -> Iterator[Any]:
+    """As `itertools.cycle`, which would keep every batch."""
+    while True:
+        yield from batches
 
 
 def operations(call: Callable[[], object]) -> float:
