@@ -16,6 +16,9 @@ import pytest
 import torch
 
 import proclip
+from proclip.config import AdapterConfig
+from proclip.models.adapter import Adapter
+from proclip.models.clip_transformers import ClipImageTower
 
 ROOT = Path(proclip.__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -145,3 +148,22 @@ def test_the_page_is_filled_in_from_the_result_files(load: Callable[[str], Any],
     assert "`python benchmarks/x.py`, CPU, 2 cores, AVX2, torch 2.13.0 on 1 threads, 2026-11-25" in text
     assert "old" not in text and "Not measured yet: `python benchmarks/y.py`." in text
     assert performance.filled(text, tmp_path) == text
+
+
+def test_the_tables_of_scaling_are_made_from_their_formulas(load: Callable[[str], Any]) -> None:
+    scaling, training = load("scaling"), load("training")
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert scaling.filled(page) == page, "run  python benchmarks/scaling.py"
+    assert {name for _, name, _ in scaling.PLACE.findall(page)} == set(scaling.TABLES)
+    for name, tower in scaling.TOWERS.items():
+        sizes = training.CLIPS[name]
+        with torch.device("meta"):
+            real = ClipImageTower.from_config(sizes["vision_config"], sizes["projection_dim"])
+            real.vision_model.set_attn_implementation("eager")  # whose products are counted on every device
+            pixels = torch.empty(2, 3, tower.side, tower.side)
+            adapter = Adapter(1024, tower.embed_dim, AdapterConfig())
+        assert tower.numbers == sum(p.numel() for p in real.parameters())
+        assert training.operations(lambda real=real, pixels=pixels: real(pixels)) == 2 * tower.operations
+        assert scaling.adapter_numbers(1024, tower.embed_dim) == sum(p.numel() for p in adapter.parameters())
+    assert scaling.gathered_bytes(512, 768, 8) == 7 * 512 * (3 * 768 * 4 + 2 * 8) + 7 * 512 * 2 * 768 * 4
+    assert scaling.reduced_bytes(1000, 2) == 4000 and scaling.reduced_bytes(1000, 1) == 0
