@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The tests of open_clip, which needs it, find both in a folder of their own and define the operators that are missing.
 export PROCLIP_OPEN_CLIP := $(CURDIR)/$(VENV)/open-clip
 
-.PHONY: help install quickstart ablate test check format clean
+.PHONY: help install quickstart ablate bench test check format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / \t/'
@@ -47,3 +47,10 @@ ablate: install ## the paper's tables, five seeds (half an hour on two cores); r
 	$(BIN)/proclip ablate
 	cp runs/ablate/ablation.json benchmarks/results/mini_ablation.json
 	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
+
+# One question each (benchmarks/measure.py); gpu is run by hand where there is one.
+BENCHMARKS := limits startup stage2 stage1 memory growth recall evaluation_speed
+
+bench: install ## every speed benchmark in turn (an hour on two quiet cores): benchmarks/results, docs/performance.md
+	set -e; for name in $(BENCHMARKS); do echo "== $$name, $$(date +%H:%M)"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/performance.py

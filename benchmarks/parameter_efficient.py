@@ -17,18 +17,17 @@ import dataclasses
 import json
 import re
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from measure import in_turn, peak_memory
+from training import Steps
 
 from proclip.config import ImageTuningConfig, ParameterRule, Recipe, TuneConfig, config_hash
-from proclip.data.batches import TuneBatch
 from proclip.data.dataset import ImageCaptions
 from proclip.data.store import EmbeddingStore
 from proclip.evaluate import open_model
@@ -44,8 +43,7 @@ from proclip.runs.evaluate import evaluate_path, values
 from proclip.runs.recipes import environment, find_recipe
 from proclip.runs.train import train_recipe
 from proclip.runs.tuning import open_tuning, trained_parameters
-from proclip.train.optim import build_optimizer, clip_gradients
-from proclip.train.stages import ImageTextTuning
+from proclip.train.stages import ImageTextTuning, Stage
 
 FULL = "full, EMA (the recipe)"
 LOCKED = ImageTuningConfig(mode="locked")
@@ -64,7 +62,7 @@ LORA_RATES = (3e-4, 1e-3, 3e-3)
 """Of LoRA: its B starts at zero and wants larger steps."""
 QUALITY = ("zero-shot", "I2T R@1", "T2I R@1", "CKA")
 JUDGED_BY = ("zero-shot", "I2T R@1", "T2I R@1")
-STEPS_A_TURN, WARM_UP_STEPS, MEMORY_STEPS = 3, 2, 3
+STEPS_A_TURN, MEMORY_STEPS = 3, 3
 SMOKE_TASKS = ("zero_shot/openmoji", "zero_shot/twemoji", "retrieval_short", "retrieval_long")
 
 
@@ -151,107 +149,65 @@ def choose(bench: Bench) -> dict[str, Any]:
     return {"split": "dev", "seed": 0, "judged by": f"mean of {', '.join(JUDGED_BY)}", "rows": rows}
 
 
-def ready(bench: Bench, mode: str, rate: float, batches: int) -> tuple[ImageTextTuning, ProCLIP, list[TuneBatch]]:
-    """A mode's stage, its model and some of its batches."""
+def loaded(bench: Bench, mode: str, rate: float) -> Callable[[], tuple[Steps, ProCLIP]]:
+    """Load a mode's model and data; what is returned makes its stage, with some of its batches."""
     recipe = bench.recipe(mode, rate, 0)
-    assert recipe.tune is not None and recipe.init is not None
+    tune = recipe.tune
+    assert tune is not None and recipe.init is not None
     torch.manual_seed(0)
     model, clip = ProCLIP.from_pretrained(recipe.init), load_clip(recipe.clip)
     store = Path(recipe.data.store)
-    samples, llm = ImageCaptions(recipe.data.dataset).select(recipe.tune.split), EmbeddingStore.open(store / "llm")
+    samples, llm = ImageCaptions(recipe.data.dataset).select(tune.split), EmbeddingStore.open(store / "llm")
     cached = of_clip(store / "image_teacher", recipe.clip)
-    source, stage = open_tuning(recipe.tune, samples, model, clip, llm, cached, recipe.seed)
-    taken = [batch for _, batch in zip(range(batches), source.epoch(0), strict=False)]
-    stage.train()
-    return stage, model, taken
 
+    def make() -> tuple[Steps, ProCLIP]:
+        source, stage = open_tuning(tune, samples, model, clip, llm, cached, recipe.seed)
+        return Steps(stage, tune.optim, list(islice(source.epoch(0), 3))), model
 
-class Steps:
-    """A mode's training steps as `fit` does them, without reading pictures, checkpoints and logs."""
-
-    def __init__(self, bench: Bench, mode: str, rate: float) -> None:
-        self.stage, self.model, batches = ready(bench, mode, rate, 3)
-        self.optimizer, self.batches = build_optimizer(self.stage.groups(), self.stage.config.optim), cycle(batches)
-
-    def run(self, steps: int) -> float:
-        """Seconds a step."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.stage.loss(next(self.batches))["loss"].backward()  # type: ignore[no-untyped-call]
-            clip_gradients(self.optimizer, self.stage.config.optim.grad_clip)
-            self.optimizer.step()
-            self.stage.after_step()
-        return (time.perf_counter() - start) / steps
+    return make
 
 
 def step_times(bench: Bench, rates: Mapping[str, float], rounds: int) -> dict[str, Any]:
     """Every mode in turn, again and again, in one process: each round's time over that round's of the recipe."""
-    steps = {mode: Steps(bench, mode, rates[mode]) for mode in MODES}
-    for one in steps.values():
-        one.run(WARM_UP_STEPS)
-    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    order = list(MODES)
-    for number in range(rounds):
-        for mode in order[number % len(order) :] + order[: number % len(order)]:
-            seconds[mode].append(steps[mode].run(STEPS_A_TURN))
+    made = {mode: loaded(bench, mode, rates[mode])() for mode in MODES}
+    turns = in_turn({mode: partial(steps.run, STEPS_A_TURN) for mode, (steps, _) in made.items()}, rounds)
     found = {}
-    for mode in MODES:
-        ratios = sorted(own / full for own, full in zip(seconds[mode], seconds[FULL], strict=True))
+    for mode, (steps, model) in made.items():
+        ratios = sorted(turns.ratio(mode, FULL))
         quarter = len(ratios) // 4
         found[mode] = {
-            "seconds": statistics.median(seconds[mode]),
+            "seconds": statistics.median(turns.seconds[mode]) / STEPS_A_TURN,
             "ratio": statistics.median(ratios),
             "ratio_quartiles": [ratios[quarter], ratios[-1 - quarter]],
-            "parameters": parameters(steps[mode]),
+            "parameters": parameters(steps.stage, model),
         }
     return found
 
 
-def parameters(steps: Steps) -> dict[str, Any]:
-    groups = {name: sum(p.numel() for _, p in named) for name, named in steps.stage.groups().items()}
+def parameters(stage: Stage, model: ProCLIP) -> dict[str, Any]:
+    groups = {name: sum(p.numel() for _, p in named) for name, named in stage.groups().items()}
+    assert isinstance(stage, ImageTextTuning)
     return {
         "image_tower": groups.get("image_tower", 0),
         "trained": sum(groups.values()),
-        "total": sum(p.numel() for p in steps.model.parameters()),
-        "line": trained_parameters(steps.stage, steps.model),
+        "total": sum(p.numel() for p in model.parameters()),
+        "line": trained_parameters(stage, model),
     }
 
 
-def status_kib(field: str) -> int:
-    """A field of Linux's /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
-
-
-def measure_memory(bench: Bench, mode: str, rate: float) -> None:
-    """Print the peak of this process, and what of it stage 2 added to the loaded model and data, in MiB."""
-    before: list[int] = []
-    made = ImageTextTuning.__init__
-
-    def note(*arguments: Any, **named: Any) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading, is forgotten
-        before.append(status_kib("VmRSS"))
-        made(*arguments, **named)
-
-    ImageTextTuning.__init__ = note  # type: ignore[method-assign]
-    Steps(bench, mode, rate).run(MEMORY_STEPS)
-    peak = status_kib("VmHWM")
-    print(json.dumps({"peak_mib": peak / 1024, "added_mib": (peak - before[0]) / 1024}))
+def some_steps(bench: Bench, mode: str, rate: float) -> Callable[[], object]:
+    """What a fresh process measures: stage 2 beyond the loaded model and data."""
+    make = loaded(bench, mode, rate)
+    return lambda: make()[0].run(MEMORY_STEPS)
 
 
 def memory(bench: Bench, rates: Mapping[str, float], repeats: int) -> dict[str, Any]:
-    """Each mode in processes of its own: medians."""
+    """Each mode in processes of its own: medians, in MiB."""
     found: dict[str, Any] = {}
     for mode in MODES:
-        measured = []
-        for _ in range(repeats):
-            command = [sys.executable, __file__, "--memory-of", mode, str(rates[mode]), "--runs", str(bench.runs)]
-            command += ["--stage1", str(bench.stage1), *(["--smoke"] if bench.smoke else [])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
-        found[mode] = {key: statistics.median(m[key] for m in measured) for key in measured[0]}
-        found[mode]["all"] = measured
+        peaks = [peak_memory(some_steps, bench, mode, rates[mode]) for _ in range(repeats)]
+        found[mode] = {f"{key}_mib": statistics.median(peak[key] for peak in peaks) for key in ("peak", "added")}
+        found[mode]["all"] = peaks
     return found
 
 
@@ -340,13 +296,8 @@ def main() -> None:
     parser.add_argument("--stage1", type=Path, default=Path("runs/ablate"), help="folder of proclip ablate's runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--smoke", action="store_true", help="one rate, epoch and seed, development concepts")
-    parser.add_argument("--memory-of", nargs=2, metavar=("MODE", "RATE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments.runs, arguments.stage1, arguments.smoke)
-    if arguments.memory_of:
-        mode, rate = arguments.memory_of
-        measure_memory(bench, mode, float(rate))
-        return
     chosen = arguments.out / "parameter_efficient_rates.json"
     if arguments.choose:
         arguments.out.mkdir(parents=True, exist_ok=True)

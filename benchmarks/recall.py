@@ -1,49 +1,42 @@
 """Exact ranks of retrieval against what they could cost at least, and against the one-hot method.
 
-python benchmarks/recall.py             in turn, several times, with the ratio of each turn
-python benchmarks/recall.py --large     100,000 x 100,000, once, with the memory that it takes
+    python benchmarks/recall.py            # COCO's size and others, 100,000 x 100,000 once; twenty minutes on two cores
+
+The limit is the products of matrices in chunks with the ten best of each: not yet a figure, and no method that looks at
+all scores can be below it. The one-hot method, of the common evaluators, takes part where its matrices fit.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
-import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from datetime import date
-from multiprocessing import get_context
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measure import command_line, figure, in_turn, peak_memory, write
 from torch import Tensor
 
 from proclip.metrics import ranks_of_first_positive
-from proclip.runs.recipes import environment
 
-WIDTH, CHUNK, KS = 768, 1024, (1, 5, 10)
-SIZES = {
+CHUNK, KS = 1024, (1, 5, 10)
+SIZES: dict[str, tuple[int, int, float | None]] = {
     "5,000 x 25,000, as COCO": (5000, 25_000, 1.0),
     "5,000 x 25,000, untrained model": (5000, 25_000, None),
     "20,000 x 20,000": (20_000, 20_000, 1.0),
     "2,048 x 100,000": (2048, 100_000, 1.0),
 }
 """Queries, gallery items, and the noise on queries that else are their first positive; None: unrelated vectors."""
+SMALL: dict[str, tuple[int, int, float | None]] = {"50 x 250": (50, 250, 1.0)}
 ONE_HOT_BYTES = 2**30
 """Largest score and positive matrices that the one-hot method is given."""
-LARGE = 100_000
 
 Search = tuple[Tensor, Tensor, list[list[int]]]
 
 
-def search(queries: int, gallery: int, noise: float | None) -> Search:
+def search(queries: int, gallery: int, noise: float | None, width: int) -> Search:
     """Unit vectors, and 1 to 9 positives a query."""
     generator = torch.Generator().manual_seed(0)
-    items = torch.randn(gallery, WIDTH, generator=generator)
+    items = torch.randn(gallery, width, generator=generator)
     items /= items.norm(dim=1, keepdim=True)
     first = [(i * gallery // queries) for i in range(queries)]
     asked = items[first] * (0.0 if noise is None else 1.0)
@@ -60,13 +53,13 @@ def ours(asked: Tensor, items: Tensor, positives: list[list[int]]) -> list[float
 
 
 def bare(asked: Tensor, items: Tensor, positives: list[list[int]]) -> None:
-    """The products in chunks and the ten best of each: not yet a figure."""
+    """The products in chunks and the ten best of each."""
     for part in asked.split(CHUNK):
         (part @ items.T).topk(max(KS), dim=1)
 
 
 def one_hot(asked: Tensor, items: Tensor, positives: list[list[int]]) -> list[float]:
-    """The method of the common evaluators: all scores, a matrix of positives, one-hot tensors of the k best."""
+    """All scores, a matrix of positives, one-hot tensors of the k best."""
     scores = asked @ items.T
     right = torch.zeros(scores.shape, dtype=torch.bool)
     for query, rows in enumerate(positives):
@@ -81,84 +74,39 @@ def one_hot(asked: Tensor, items: Tensor, positives: list[list[int]]) -> list[fl
     return recalls
 
 
-def seconds(method: Callable[[Tensor, Tensor, list[list[int]]], object], data: Search) -> tuple[float, float]:
-    """By the clock, and of processor time, which other programs disturb less."""
-    start, cpu = time.perf_counter(), time.process_time()
-    method(*data)
-    return time.perf_counter() - start, time.process_time() - cpu
+def compare(name: str, data: Search, repeats: int, noise: float | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every method in turn: figures and details."""
+    ways: dict[str, Callable[[], object]] = {"ours": lambda: ours(*data), "bare": lambda: bare(*data)}
+    if data[0].shape[0] * data[1].shape[0] * 5 <= ONE_HOT_BYTES and noise is not None:
+        ways["one-hot"] = lambda: one_hot(*data)
+    turns = in_turn(ways, repeats)
+    figures = [figure(f"{name}: ours over products and the ten best", turns.ratio("ours", "bare"), "x")]
+    details: dict[str, Any] = {"turns": turns.values()}
+    if "one-hot" in ways:
+        figures.append(figure(f"{name}: one-hot over ours", turns.ratio("one-hot", "ours"), "x"))
+        details["recall"] = {"ours": ours(*data), "one-hot": one_hot(*data)}
+    return figures, details
 
 
-def spread(values: list[float]) -> dict[str, float | list[float]]:
-    return {"median": round(statistics.median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
-
-
-def compare(name: str, repeats: int) -> dict[str, object]:
-    """Every method in turn; ratios are of the same turn, so that what else the machine does strikes all alike."""
-    data = search(*SIZES[name])
-    methods = {"ours": ours, "bare": bare}
-    if data[0].shape[0] * data[1].shape[0] * 5 <= ONE_HOT_BYTES and SIZES[name][2] is not None:
-        methods["one_hot"] = one_hot
-    times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
-    for repeat in range(repeats + 1):
-        for method, run in methods.items():
-            taken = seconds(run, data)
-            if repeat:  # the first round warms up
-                times[method].append(taken)
-    row: dict[str, object] = {"size": name}
-    for place, clock in enumerate(("seconds", "cpu_seconds")):
-        row[clock] = {method: spread([pair[place] for pair in taken]) for method, taken in times.items()}
-        row[f"ratios_of_{clock}"] = {
-            f"ours_to_{other}": spread([a[place] / b[place] for a, b in zip(times["ours"], times[other], strict=True)])
-            for other in methods if other != "ours"
-        }  # fmt: skip
-    if "one_hot" in methods:
-        row["recall"] = {"ours": ours(*data), "one_hot": one_hot(*data)}
-    return row
-
-
-def large(threads: int) -> dict[str, object]:
-    """One search of 100,000 x 100,000, in a process of its own."""
-    torch.set_num_threads(threads)
-    data = search(LARGE, LARGE, 1.0)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    cpu = time.process_time()
-    recall = ours(*data)
-    return {
-        "size": f"{LARGE:,} x {LARGE:,}",
-        "seconds": round(time.perf_counter() - start, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_mb_before": before // 1024,
-        "embeds_mb": 2 * LARGE * WIDTH * 4 // 2**20,
-        "recall": recall,
-        "load_average": round(os.getloadavg()[1], 1),
-    }
+def large(count: int, width: int) -> Callable[[], object]:
+    data = search(count, count, 1.0, width)
+    return lambda: ours(*data)
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--large", action="store_true", help="only the largest; kept beside what is measured already")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recall.json"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    about = {"date": date.today().isoformat(), "threads": arguments.threads, "environment": environment()}
-    if arguments.large:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            result["large"] = pool.submit(large, arguments.threads).result() | about
-        print(result["large"])
-    else:
-        rows = []
-        for name in SIZES:
-            rows.append(compare(name, arguments.repeats) | {"load_average": round(os.getloadavg()[0], 1)})
-            print(rows[-1], flush=True)
-        result = {"width": WIDTH, "repeats": arguments.repeats, "rows": rows, **about} | (
-            {"large": result["large"]} if "large" in result else {}
-        )
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    options = command_line(__doc__, repeats=5)
+    sizes, width, most = (SMALL, 16, 500) if options.small else (SIZES, 768, 100_000)
+    figures, details = [], {}
+    for name, (queries, gallery, noise) in sizes.items():
+        data = search(queries, gallery, noise, width)
+        rows, details[name] = compare(name, data, options.repeats, noise)
+        figures += rows
+    once = peak_memory(large, most, width)
+    size, embeds = f"{most:,} x {most:,}", 2 * most * width * 4 / 2**20
+    figures.append(figure(f"{size}: seconds", once["seconds"], "s"))
+    figures.append(figure(f"{size}: memory beside the {embeds:,.0f} MiB of embeddings", once["added"], "MiB"))
+    write(options, __doc__, figures, {"width": width, "sizes": details, "large": once})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
-"""Training speed of candidate image towers for mini-clip: forward and backward, in turn, as ratios to the shipped one.
+"""Training speed of candidate image towers for mini-clip: forward and backward, as ratios to the shipped one.
 
-python benchmarks/tower_speed.py --repeats 7
+python benchmarks/tower_speed.py            # two minutes on two cores
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
+from measure import command_line, figure, in_turn, write
 
+from proclip.models.arithmetic import has_bfloat16
 from proclip.models.clip_transformers import ClipImageTower
-from proclip.runs.recipes import environment
 
-BATCH = 64
 SHIPPED = "72 px, patch 12, width 192, 6 blocks"
 CANDIDATES = {
     SHIPPED: (72, 12, 192, 6),
@@ -33,39 +29,27 @@ def tower(size: int, patch: int, width: int, layers: int) -> ClipImageTower:
     return ClipImageTower.from_config(config, 256)
 
 
-def seconds_a_step(model: ClipImageTower, pixels: torch.Tensor, autocast: bool) -> float:
-    start = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        features = model(pixels)
-    features.float().square().mean().backward()
-    return time.perf_counter() - start
+def step(model: ClipImageTower, pixels: torch.Tensor, autocast: bool) -> Callable[[], None]:
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            features = model(pixels)
+        features.float().square().mean().backward()
+
+    return run
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tower_speed.json"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    towers = {name: (tower(*sizes), torch.randn(BATCH, 3, sizes[0], sizes[0])) for name, sizes in CANDIDATES.items()}
-    times: dict[tuple[str, bool], list[float]] = {(name, cast): [] for name in towers for cast in (False, True)}
-    for repeat in range(arguments.repeats + 1):
-        for (name, cast), kept in times.items():
-            seconds = seconds_a_step(*towers[name], cast)
-            if repeat:  # the first round warms up
-                kept.append(seconds)
-    rows = []
-    for (name, cast), kept in times.items():
-        ratios = [base / own for base, own in zip(times[SHIPPED, False], kept, strict=True)]
-        row = {"tower": name, "arithmetic": "bfloat16 autocast" if cast else "float32",
-               "pictures_per_s": round(BATCH / statistics.median(kept), 1),
-               "ratio_to_shipped_float32": round(statistics.median(ratios), 2),
-               "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)]}  # fmt: skip
-        rows.append(row)
-        print(row)
-    result = {"batch": BATCH, "repeats": arguments.repeats, "rows": rows, "environment": environment()}
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    options = command_line(__doc__, repeats=7)
+    batch = 2 if options.small else 64
+    arithmetics = {"float32": False, **({"bfloat16 autocast": True} if has_bfloat16("cpu") else {})}
+    ways = {}
+    for name, sizes in CANDIDATES.items():
+        model, pixels = tower(*sizes), torch.randn(batch, 3, sizes[0], sizes[0])
+        ways |= {f"{name}, {words}": step(model, pixels, on) for words, on in arithmetics.items()}
+    turns = in_turn(ways, options.repeats)
+    figures = [figure(name, turns.ratio(f"{SHIPPED}, float32", name), "x") for name in ways]
+    write(options, __doc__, figures, {"batch": batch, "turns": turns.values()})
 
 
 if __name__ == "__main__":

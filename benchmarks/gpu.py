@@ -1,0 +1,252 @@
+"""On a GPU: training and embedding, images, pairs and tokens a second, and how much of the device's rate that is.
+
+    python benchmarks/gpu.py                          # a quarter of an hour on one GPU of 80 GB
+    python benchmarks/gpu.py --parts stage2 --clips ViT-B/16 --profile
+
+Random weights, batches in the device's memory, bfloat16. The limit is a product of matrices of 8,192 x 8,192 in
+bfloat16, measured here. Parts:
+
+- stage2: our step with the EMA teacher and without one; and open_clip's own step of the same CLIP (its model and its
+  loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported.
+  Memory is what a way adds to the device, from its weights to the peak of its second step.
+- stage1: the adapter's training step against its products of matrices alone.
+- embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from limits import copying, matmul
+from measure import Turns, command_line, figure, in_turn, write
+from stage1 import bare_products
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from training import CLIPS, LOGIT_SCALE, Steps, operations, random_tune_batch
+from transformers import Qwen3Config, Qwen3Model
+
+from proclip.config import AdapterConfig, DistillConfig, EmbedderConfig, OptimConfig, TuneConfig
+from proclip.data.batches import DistillBatch
+from proclip.models.adapter import Adapter
+from proclip.models.clip_pretraining import train_tokenizer
+from proclip.models.clip_transformers import ClipImageTower
+from proclip.models.embedder import load_embedder
+from proclip.train.stages import ImageTextTuning, TextDistillation
+
+BF16 = OptimConfig(autocast="bfloat16")
+VARIANTS: dict[str, dict[str, Any]] = {"EMA teacher": {}, "no teacher": {"distillation_weight": 0.0}}
+"""Of our stage 2: what differs from the defaults."""
+OPEN_CLIP = {"ViT-B/16": "ViT-B-16", "ViT-L/14": "ViT-L-14"}
+QWEN = {
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936,
+}  # fmt: skip
+SMALL_QWEN = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 600,
+}  # fmt: skip
+WORDS = "a red kite over the sea beside two boats"
+BATCHES = {"ViT-B/16": 256, "ViT-L/14": 128}
+"""Of stage 2: what every way's activations find room for, one at a time, beside all weights."""
+GIB = 2**30
+
+
+class Part:
+    """Figures and details of one part, and what they are held against."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.repeats = options, options.repeats
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.small = options.small
+        self.figures: list[dict[str, Any]] = []
+        self.details: dict[str, Any] = {}
+        self.product, self.in_product = matmul(64 if self.small else 8192, torch.bfloat16, self.device)
+
+    def in_turn(self, ways: Mapping[str, Callable[[], object]]) -> tuple[Turns, float]:
+        """Time them with the product of matrices; the latter's rate, operations a second."""
+        turns = in_turn({**ways, "matmul": self.product}, self.repeats, warm_up=3)
+        return turns, statistics.median(turns.rate("matmul", self.in_product))
+
+    def add(
+        self, what: str, values: list[float], unit: str, limit: tuple[str, float] | None = None, aim: str = ""
+    ) -> None:
+        """Add a figure; its share of the limit is that of its median."""
+        held = (*limit, statistics.median(values) / limit[1]) if limit else None
+        self.figures.append(figure(what, values, unit, limit=held, aim=aim))
+
+    def made(self, what: str, make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+        """Make a way, run it twice and add the memory of the device that it took."""
+        if self.device != "cuda":
+            return make()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        way = make()
+        for _ in range(2):
+            way()
+        self.add(f"{what}: memory", [(torch.cuda.max_memory_allocated() - before) / GIB], "GiB")
+        return way
+
+
+def our_stage2(name: str, batch: int, llm_dim: int, device: str, changes: Mapping[str, Any]) -> Steps:
+    """Our stage 2 of a CLIP with random weights."""
+    torch.manual_seed(0)
+    sizes = CLIPS[name]
+    tower = ClipImageTower.from_config(sizes["vision_config"], sizes["projection_dim"])
+    adapter = Adapter(llm_dim, tower.embed_dim, AdapterConfig())
+    config = TuneConfig(**{"batch_size": batch, "optim": BF16, **changes})
+    stage = ImageTextTuning(tower, adapter, nn.Parameter(torch.tensor(LOGIT_SCALE)), config).to(device)
+    side = sizes["vision_config"].get("image_size", 224)
+    return Steps(stage, config.optim, [random_tune_batch(batch, side, llm_dim, device)])
+
+
+def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Callable[[], object]:
+    """The training step of open_clip: both towers, its loss, bfloat16 autocast, AdamW.
+
+    Raises:
+        ImportError, RuntimeError: it cannot be imported here.
+    """
+    import open_clip
+
+    model = open_clip.create_model(OPEN_CLIP[name], device=device)
+    if lock_text:
+        model.lock_text_tower(unlocked_layers=0)
+    loss_of = open_clip.ClipLoss(cache_labels=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    texts = torch.randint(1, 49_000, (batch, 77), device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            image_features, text_features, scale = model(images, texts)[:3]
+            loss = loss_of(image_features, text_features, scale)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, 4.6052)
+
+    return step
+
+
+def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
+    """Images a second of our step and of open_clip's; the EMA teacher's price."""
+    title = f"stage 2, {name}, batch {batch}"
+    ways: dict[str, Callable[[], object]] = {}
+    for what, changes in VARIANTS.items():
+        make = partial(our_stage2, name, batch, llm_dim, part.device, changes)
+        ways[what] = part.made(f"{title}, {what}", lambda make=make: make().run)
+    try:
+        for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
+            if name in OPEN_CLIP:
+                make = partial(open_clip_step, name, batch, part.device, lock)
+                ways[what] = part.made(f"{title}, {what}", make)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        part.details["open_clip"] = f"not imported: {type(error).__name__}"
+    needed = {what: operations(way) for what, way in ways.items()}
+    turns, peak = part.in_turn(ways)
+    for what in ways:
+        aim = "at least 45 % of it" if name == "ViT-L/14" and what == "EMA teacher" else ""
+        limit = ("images/s at the rate of a product of matrices", batch * peak / needed[what])
+        part.add(f"{title}, {what}", turns.rate(what, batch), "images/s", limit, aim)
+    for what in list(VARIANTS)[:-1]:
+        price = [100 * (ratio - 1) for ratio in turns.ratio(what, "no teacher")]
+        part.add(f"{title}: price of {what}", price, "%", aim="at most 20")
+    if "open_clip" in ways:
+        part.add(f"{title}: ours over open_clip's step", turns.ratio("open_clip", "EMA teacher"), "x")
+    part.details[title] = {"batch": batch, "gflop": {k: v / 1e9 for k, v in needed.items()},
+                                        "turns": turns.values()}  # fmt: skip
+    if part.options.profile:
+        print_profile(ways["EMA teacher"])
+
+
+def print_profile(way: Callable[[], object]) -> None:
+    """Where the time of a step goes, by operator."""
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+        way()
+    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=order, row_limit=30))
+
+
+def stage1(part: Part, llm_dim: int, batch: int, steps: int) -> None:
+    """Pairs a second of stage 1, against the adapter's products of matrices."""
+    torch.manual_seed(0)
+    dim = 768
+    config = DistillConfig(batch_size=batch, optim=BF16)
+    adapter = Adapter(llm_dim, dim, AdapterConfig())
+    texts = DistillBatch(
+        llm_embeds=torch.randn(batch, llm_dim, device=part.device),
+        teacher_embeds=nn.functional.normalize(torch.randn(batch, dim, device=part.device), dim=-1),
+    )
+    own = Steps(TextDistillation(adapter, config).to(part.device), config.optim, [texts])
+    bare = bare_products(adapter, batch, part.device, torch.bfloat16)
+    turns, _ = part.in_turn({"ours": partial(own.run, steps), "products": lambda: [bare() for _ in range(steps)]})
+    limit = statistics.median(turns.rate("products", batch * steps))
+    what = f"stage 1, LLM width {llm_dim:,}, batch {batch:,}"
+    part.add(what, turns.rate("ours", batch * steps), "pairs/s", ("pairs/s of the products of matrices alone", limit))
+    part.details[what] = turns.values()
+    if part.options.profile:
+        print_profile(own.run)
+
+
+def embed(part: Part, shape: Mapping[str, int], texts: int) -> None:
+    """Tokens a second of an LLM of Qwen3-0.6B's shape."""
+    captions = [f"{WORDS[n % 3 :]} " * (1 + n % 9) + f"{n}" for n in range(texts)]
+    with tempfile.TemporaryDirectory() as name:
+        folder, tokenizer = Path(name), train_tokenizer(captions[:200], 600)
+        torch.manual_seed(0)
+        Qwen3Model(Qwen3Config(**shape)).to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        config = EmbedderConfig(model=str(folder), pooling="last_token", dtype="bfloat16")
+        embedder = load_embedder(config, part.device)
+        tokens = sum(len(ids) for ids in tokenizer(captions)["input_ids"])
+        turns, peak = part.in_turn({"encode": lambda: embedder.encode(captions)})
+    inner, keys = shape["num_attention_heads"], shape["num_key_value_heads"]
+    width, head = shape["hidden_size"], shape["head_dim"]
+    weights = width * head * (2 * inner + 2 * keys) + 3 * width * shape["intermediate_size"]
+    limit = ("tokens/s at the rate of a product of matrices", peak / (2 * weights * shape["num_hidden_layers"]))
+    part.add("embed, LLM of Qwen3-0.6B's shape", turns.rate("encode", tokens), "tokens/s", limit)
+    part.details["embed"] = {"texts": texts, "tokens": tokens, "turns": turns.values()}
+
+
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parts", nargs="+", choices=("stage2", "stage1", "embed"), default=("stage2", "stage1", "embed")
+    )
+    parser.add_argument("--clips", nargs="+", choices=list(OPEN_CLIP), default=list(OPEN_CLIP))
+    parser.add_argument("--batch", type=int, help="of stage 2 (default: as its CLIP allows)")
+    parser.add_argument("--profile", action="store_true", help="also print where a step's time goes")
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = command_line(__doc__, repeats=10, extend=extend)
+    if not torch.cuda.is_available() and not options.small:
+        raise SystemExit("no GPU here: --small shows that it runs")
+    part = Part(options)
+    copy, moved = copying(1 if part.small else 2048, part.device)
+    turns, _ = part.in_turn({"copy": copy})
+    part.add("product of matrices, bfloat16", [r / 1e12 for r in turns.rate("matmul", part.in_product)], "TFLOP/s")
+    part.add("copy in the device's memory", [r / 1e9 for r in turns.rate("copy", moved)], "GB/s")
+    if "stage2" in options.parts:
+        for name in ["tiny"] if part.small else options.clips:
+            stage2(part, name, options.batch or BATCHES.get(name, 4), 32 if part.small else 1024)
+    if "stage1" in options.parts:
+        for llm_dim, batch in [(32, 8)] if part.small else [(1024, 1024), (4096, 1024), (4096, 8192)]:
+            stage1(part, llm_dim, batch, 2 if part.small else 20)
+    if "embed" in options.parts:
+        embed(part, SMALL_QWEN if part.small else QWEN, 16 if part.small else 16_384)
+    write(options, __doc__, part.figures, {"cores": os.cpu_count(), **part.details})
+
+
+if __name__ == "__main__":
+    main()
