@@ -1,13 +1,14 @@
 """The stages of training: each class is one objective of the paper, and nothing of how it is optimised.
 
 Letters: b batch of this process, n global batch (all processes), h width of the LLM's embeddings, d shared width.
-All losses are over the global batch: embeddings are gathered with gradient, so that one process and several give
-the same loss and the same gradients.
+All losses are over the global batch: embeddings are gathered with gradient, and every process takes the part of its
+own rows, so that one process and several give the same loss and the same gradients.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
 from ..data.batches import DistillBatch, PretrainBatch, TuneBatch
-from ..distributed import gather
+from ..distributed import gather, own_rows
 from ..errors import ProclipError
 from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
 from ..models.arithmetic import has_bfloat16
@@ -47,11 +48,14 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
-        """Scalars of the global batch: ``loss`` is differentiated, the others are logged. No tower runs here."""
+        """Scalars whose mean over processes is the global batch's: ``loss`` is differentiated, the others are logged.
 
-    def loss(self, batch: Any) -> dict[str, Tensor]:
-        """`objective` of a batch that fits into memory as a whole."""
-        return self.objective(self.encode(batch), self.targets(batch), batch)
+        No tower runs here.
+        """
+
+    def loss(self, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
+        """`objective` of a batch that fits into memory as a whole; `encode` where another is to run the towers."""
+        return self.objective((encode or self.encode)(batch), self.targets(batch), batch)
 
     @abstractmethod
     def after_step(self) -> None:
@@ -90,7 +94,8 @@ class TextDistillation(Stage):
 
     def objective(self, embeds: Embeds, targets: Embeds, batch: DistillBatch) -> dict[str, Tensor]:
         """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
-        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss)
+        rows = own_rows(len(embeds["text"]))
+        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss, rows)
         return {"loss": terms.loss, "instance": terms.instance, "structure": terms.structure}
 
     def after_step(self) -> None:
@@ -186,18 +191,19 @@ class ImageTextTuning(Stage):
     def objective(self, embeds: Embeds, targets: Embeds, batch: TuneBatch) -> dict[str, Tensor]:
         """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
         image_embeds, text_embeds = gather(embeds["image"]), gather(embeds["text"])  # [n, d]
+        rows = own_rows(len(embeds["image"]))
         ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
         masked = ids if self.config.mask_duplicates else {}
         logged: dict[str, Tensor] = {"logit_scale": self.logit_scale}
         if self.logit_bias is None:
-            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, **masked)
+            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, rows=rows, **masked)
         else:
-            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, **masked)
+            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, rows=rows, **masked)
             logged["logit_bias"] = self.logit_bias
         logged = {"contrastive": info, **logged}
         if not self.regularised:
             return {"loss": info, **logged}
-        reg = _distillation(image_embeds, gather(targets["image"]), self.config.loss)
+        reg = _distillation(image_embeds, gather(targets["image"]), self.config.loss, rows)
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
 
@@ -249,7 +255,7 @@ class ContrastivePretraining(Stage):
         """InfoNCE, Eq. 4."""
         loss = contrastive_loss(
             gather(embeds["image"]), gather(embeds["text"]), self.logit_scale,
-            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
+            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids), rows=own_rows(len(embeds["image"])),
         )  # fmt: skip
         return {"loss": loss, "logit_scale": self.logit_scale}
 
@@ -267,10 +273,13 @@ def _normalize(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig) -> DistillationTerms:
+def _distillation(
+    student: Tensor, teacher: Tensor, config: DistillLossConfig, rows: slice | None
+) -> DistillationTerms:
     return distillation_loss(
         student, teacher, instance_weight=config.instance_weight, structure_weight=config.structure_weight,
         structure=config.structure, reduction=config.reduction, reference_batch=config.reference_batch,
+        rows=rows,
     )  # fmt: skip
 
 
