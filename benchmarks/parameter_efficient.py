@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from proclip.config import ImageTuningConfig, Recipe, TuneConfig, config_hash
+from proclip.config import ImageTuningConfig, ParameterRule, Recipe, TuneConfig, config_hash
 from proclip.data.batches import TuneBatch
 from proclip.data.dataset import ImageCaptions
 from proclip.data.store import EmbeddingStore
@@ -95,11 +95,11 @@ class Bench:
         base = dataclasses.replace(find_recipe("mini/proclip", [f"seed={seed}"]), evaluate=None)
         assert base.tune is not None
         own = base.tune.optim
-        rates = {**own.lr_by_group, "image_tower": rate}
-        optim = dataclasses.replace(own, lr_by_group=rates)
         if MODES[mode].get("image") == LOCKED:
-            rates.pop("image_tower")
-            optim = dataclasses.replace(own, lr=rate, lr_by_group=rates)
+            optim = dataclasses.replace(own, lr=rate)
+        else:
+            of_tower = ParameterRule(match="^image_tower", lr=rate)
+            optim = dataclasses.replace(own, rules=(of_tower, *own.rules))
         changes: dict[str, Any] = {"optim": optim, **MODES[mode], **({"epochs": 1} if self.smoke else {})}
         tune: TuneConfig = dataclasses.replace(base.tune, **changes)
         return dataclasses.replace(base, distill=None, init=str(self.stage1_model(seed)), tune=tune)

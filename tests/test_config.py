@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proclip.config import Recipe, config_hash, dump, from_dict, load_recipe, to_dict
+from proclip.config import ParameterRule, Recipe, config_hash, dump, from_dict, load_recipe, to_dict
 from proclip.errors import ProclipError
 
 MINIMAL = 'name = "x"\n[tune]\nepochs = 2\n'
@@ -41,11 +41,11 @@ def test_a_table_changes_the_fields_own_default(tmp_path: Path) -> None:
 def test_settings(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     settings = ["tune.ema_decay=0.9", "embedder.model=other", "tune.captions=['a','b']", "distill.epochs=3"]
-    settings.append("tune.optim.lr_by_group.adapter=1e-3")
+    settings.append('tune.optim.rules=[{match="^adapter", lr=1e-3}]')
     recipe = load_recipe(path, settings)
     assert recipe.tune is not None and recipe.distill is not None
     assert (recipe.tune.ema_decay, recipe.embedder.model, recipe.tune.captions) == (0.9, "other", ("a", "b"))
-    assert recipe.tune.optim.lr_by_group == {"adapter": 1e-3}
+    assert recipe.tune.optim.rules == (ParameterRule(match="^adapter", lr=1e-3),)
     assert recipe.distill.epochs == 3
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .errors import ProclipError
+from .errors import Preempted, ProclipError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command ``proclip``.
 
     Returns:
-        0; 2 for bad input; 130 when interrupted.
+        0, also when SIGTERM came and a checkpoint was written; 2 for bad input; 130 when interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -236,6 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProclipError as error:
         print(f"proclip: error: {error}", file=sys.stderr)
         return 2
+    except Preempted as stopped:
+        if stopped.where:  # of several processes one speaks
+            print(f"proclip: SIGTERM: {stopped.where}; the same command goes on from there", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print("proclip: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from .errors import ProclipError
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: one may have work to do for all. One that dies ends the job at once."""
 
@@ -51,6 +52,14 @@ def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def from_main(value: T) -> T:
+    """What the main process has, on every process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 @contextmanager

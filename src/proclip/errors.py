@@ -7,6 +7,15 @@ class ProclipError(Exception):
     """Bad input: the message names the file, key or field at fault and what would be right."""
 
 
+class Preempted(SystemExit):
+    """SIGTERM came: training has stopped after a whole step with a checkpoint, and the process ends with status 0."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(0)
+        self.where = where
+        """Stage, step and checkpoint, in words."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """What another library's error says, for a message of ours: one line of at most `limit` characters, never empty."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -213,7 +213,7 @@ def test_captions_that_the_teacher_cannot_read(tiny_world: Path, tmp_path: Path,
     [
         (["--clip", "no-such/clip"], "", "no-such/clip"),
         (["--set", "tune.optim.autocast=float16"], "", "needs a CUDA device"),
-        (["--set", "tune.optim.lr_by_group={text_tower=1e-5}"], "", "text_tower"),
+        (["--set", "tune.optim.rules=[{match='text_tower', freeze=true}]"], "", "text_tower"),
         (["--set", "tune.image.mode=last_blocks", "--set", "tune.image.blocks=9"], "", "blocks"),
         ([], "clip", "the weights cannot be loaded"),
         ([], "picture", "1 of 12 pictures cannot be used: image "),

@@ -217,9 +217,8 @@ def test_bad_input_is_one_clear_line(
     assert "no benchmark 'flickr30'" in fails("eval", "mini-clip", "--suite", "flickr30", "--data-root", str(tmp_path))
     assert "none of paper is below" in fails("eval", "mini-clip", "--suite", "paper", "--data-root", str(tmp_path))
     assert "say which model" in fails("eval")
-    assert "lr_by_group" in fails(
-        "train", str(recipe), "--set", "tune.optim.lr_by_group.text=1", "--out", str(tmp_path / "r3")
-    )
+    rules = "tune.optim.rules=[{match='^text', lr=1.0}]"
+    assert "'^text' matches no parameter" in fails("train", str(recipe), "--set", rules, "--out", str(tmp_path / "r3"))
 
 
 def test_a_picture_that_is_missing_is_named(

@@ -145,7 +145,7 @@ def test_the_bias_starts_at_the_checkpoints(
     clip = load_clip(str(tiny_clip_path))
     clip.logit_bias, clip.logit_scale = -16.5, 4.72
     monkeypatch.setattr(train, "load_clip", lambda name: clip)
-    settings = ['tune.contrastive="sigmoid"', "tune.optim.lr_by_group.logit_scale=0.0"]
+    settings = ['tune.contrastive="sigmoid"', 'tune.optim.rules=[{match="^logit_", lr=0.0}]']
     assert run(recipe, tmp_path / "run", settings) == 0
     tensors = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert tensors["logit_bias"].item() == -16.5
@@ -167,8 +167,8 @@ def test_bad_settings_are_one_clear_line(recipe: Path, tmp_path: Path, capsys: p
         'tune.image.mode="last_blocks"', "tune.image.blocks=3"
     )
     assert "'query' names no linear layer" in fails('tune.image.mode="lora"', 'tune.image.targets=["query"]')
-    assert "this stage has no group 'image_tower'" in fails(
-        'tune.image.mode="locked"', "tune.optim.lr_by_group.image_tower=1e-3"
+    assert "'^image_tower' matches no parameter of this stage; the stage trains adapter, logit_scale" in fails(
+        'tune.image.mode="locked"', 'tune.optim.rules=[{match="^image_tower", lr=1e-3}]'
     )
     assert "tune.image.rank must be left alone" in fails("tune.image.rank=3")
     assert "write tune.image.mode = 'locked' where it was true" in fails("tune.lock_image=true")

@@ -23,7 +23,7 @@ from proclip.seeding import generator, seed_all
 from proclip.train.checkpoint import latest_checkpoint
 from proclip.train.loop import FitResult, Hook, fit
 from proclip.train.metric_log import MetricLogger
-from proclip.train.stages import Groups, Stage, TextDistillation
+from proclip.train.stages import Embeds, Groups, Stage, TextDistillation
 
 
 class Parabola(Stage):
@@ -37,8 +37,11 @@ class Parabola(Stage):
     def groups(self) -> Groups:
         return {"adapter": [("w", self.w)]}
 
-    def loss(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"loss": 0.5 * (self.w - batch).square().sum(), "distance": (self.w - batch).abs().sum()}
+    def encode(self, batch: Tensor) -> Embeds:
+        return {"w": self.w}
+
+    def objective(self, embeds: Embeds, targets: Embeds, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": 0.5 * (embeds["w"] - batch).square().sum(), "distance": (embeds["w"] - batch).abs().sum()}
 
     def after_step(self) -> None:
         self.steps_followed += 1
@@ -118,8 +121,8 @@ def test_stop_on_a_loss_that_is_not_finite(tmp_path: Path) -> None:
 class Cliff(Parabola):
     """Its loss is finite where its gradient is not."""
 
-    def loss(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"loss": (self.w * 0 + batch).clamp_min(0).sqrt().sum()}
+    def objective(self, embeds: Embeds, targets: Embeds, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": (embeds["w"] * 0 + batch).clamp_min(0).sqrt().sum()}
 
 
 def test_stop_on_a_gradient_that_is_not_finite(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from proclip.config import ImageTuningConfig
 from proclip.data.batches import TuneBatch
 from proclip.errors import ProclipError
-from proclip.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from proclip.train.checkpoint import Checkpoints, checkpoint_path, latest_checkpoint, load_checkpoint
 from proclip.train.optim import build_optimizer
 
 TOTAL = EPOCHS * STEPS_PER_EPOCH
@@ -132,7 +132,9 @@ def saved_once(folder: Path, step: int = 4) -> Path:
     optimizer = build_optimizer(stage.groups(), stage.config.optim)
     stage.loss(next(TinyPairs().epoch(0)))["loss"].backward()
     optimizer.step()
-    return save_checkpoint(folder, step, stage, optimizer, {"hello": [1]})
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, stage, optimizer, {"hello": [1]})
+    return checkpoint_path(folder, step)
 
 
 def test_optimizer_state_is_kept_by_name(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_tune import EMBED_DIM, EPOCHS, LLM_DIM, SIDE, STEPS_PER_EPOCH, TinyPairs, tune_config
 from torch import Tensor, nn
 
-from proclip.config import AdapterConfig, ImageTuningConfig, OptimConfig, TuneConfig
+from proclip.config import AdapterConfig, ImageTuningConfig, OptimConfig, ParameterRule, TuneConfig
 from proclip.data.batches import TuneBatch
 from proclip.errors import ProclipError
 from proclip.losses import distillation_loss, sigmoid_loss
@@ -236,7 +236,7 @@ def test_sigmoid_loss_takes_the_place_of_infonce() -> None:
     assert terms["loss"].item() == terms["contrastive"].item() == pytest.approx(wanted.item(), rel=1e-6)
     assert terms["logit_bias"].item() == -3.0
     assert [name for name, _ in stage.groups()["logit_scale"]] == ["logit_scale", "logit_bias"]
-    optimizer = build_optimizer(stage.groups(), OptimConfig(lr_by_group={"logit_scale": 1e-2}))
+    optimizer = build_optimizer(stage.groups(), OptimConfig(rules=(ParameterRule(match="^logit_", lr=1e-2),)))
     of_bias = next(g for g in optimizer.param_groups if "logit_bias" in g["param_names"])
     assert (of_bias["lr"], of_bias["weight_decay"]) == (1e-2, 0.0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from proclip.config import AdapterConfig, DistillLossConfig, LogConfig, OptimConfig, TuneConfig
+from proclip.config import AdapterConfig, DistillLossConfig, LogConfig, OptimConfig, ParameterRule, TuneConfig
 from proclip.data.batches import TuneBatch
 from proclip.models.adapter import Adapter
 from proclip.seeding import generator, seed_all
@@ -68,7 +68,7 @@ class TinyPairs:
 
 
 def tune_config(**changes: object) -> TuneConfig:
-    optim = OptimConfig(lr=3e-2, warmup_steps=3, grad_clip=5.0, lr_by_group={"adapter": 1e-2})
+    optim = OptimConfig(lr=3e-2, warmup_steps=3, grad_clip=5.0, rules=(ParameterRule(match="^adapter", lr=1e-2),))
     config = TuneConfig(
         epochs=EPOCHS, batch_size=BATCH, ema_decay=0.9, distillation_weight=0.05, optim=optim,
         loss=DistillLossConfig(reference_batch=BATCH),

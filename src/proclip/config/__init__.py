@@ -5,6 +5,7 @@ from __future__ import annotations
 from .embedder import EmbedderConfig
 from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
+from .optim import OptimConfig, ParameterRule
 from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, to_dict
 from .schema import (
     AdapterConfig,
@@ -13,7 +14,6 @@ from .schema import (
     DistillConfig,
     DistillLossConfig,
     LogConfig,
-    OptimConfig,
     PretrainConfig,
     Recipe,
     TuneConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "ImageTuningConfig",
     "LogConfig",
     "OptimConfig",
+    "ParameterRule",
     "PretrainConfig",
     "Recipe",
     "TuneConfig",

@@ -25,7 +25,10 @@ from .ranges import require
 from .schema import Recipe
 
 T = TypeVar("T")
-GONE = {"tune.lock_image": "tune.image.mode = 'locked'"}
+GONE = {"tune.lock_image": "tune.image.mode = 'locked' where it was true"} | {
+    f"{stage}.optim.lr_by_group": f"[[{stage}.optim.rules]] with match = '^GROUP' and lr"
+    for stage in ("distill", "tune", "pretrain")
+}
 """Keys of earlier versions, and what says the same now."""
 NOTHING = "none"
 """TOML has no null: as the value of a table or number that may be left out it leaves that out, as in
@@ -79,7 +82,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     prefix = f"{where}." if where else ""
     for key in values:
         if prefix + key in GONE:
-            raise ProclipError(f"{prefix + key!r} is no key any more: write {GONE[prefix + key]} where it was true")
+            raise ProclipError(f"{prefix + key!r} is no key any more: write {GONE[prefix + key]}")
         if key not in hints:
             raise ProclipError(f"unknown key {prefix + key!r}: {_nearest(key, list(hints))}")
     for f in dataclasses.fields(typing.cast(Any, cls)):
@@ -203,13 +206,20 @@ def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
+def _inline(value: Any) -> str:
+    """A value of TOML in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def dump(config: Any) -> str:
     """A config as TOML that `load_recipe` reads back to an equal one."""
 
     def table(values: Mapping[str, Any], path: str) -> list[str]:
-        lines = [
-            f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if not isinstance(v, Mapping)
-        ]
+        lines = [f"{_key(k)} = {_inline(v)}" for k, v in values.items() if not isinstance(v, Mapping)]
         for key, value in values.items():
             if isinstance(value, Mapping):
                 name = f"{path}.{_key(key)}" if path else _key(key)
@@ -221,6 +231,8 @@ def dump(config: Any) -> str:
 
 def _changed(value: Any) -> Any:
     """A config's fields that are not at their defaults, as plain values; without those that change no model."""
+    if isinstance(value, tuple):
+        return [_changed(one) for one in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     changed = {}

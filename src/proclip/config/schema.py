@@ -9,6 +9,7 @@ from typing import Literal
 from .embedder import EmbedderConfig
 from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
+from .optim import OptimConfig
 from .ranges import require
 
 
@@ -43,43 +44,6 @@ class DataConfig:
     """Folder with the embedding stores ``llm/`` and ``teacher/CLIP/`` that ``proclip embed`` wrote."""
     store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """How the LLM's vectors are stored (docs/data_format.md: size and loss of each)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero (paper, Table 8)."""
-
-    lr: float = 1e-5
-    """Peak learning rate of every group that `lr_by_group` does not name."""
-    lr_by_group: Mapping[str, float] = field(default_factory=dict)
-    """Peak learning rate by parameter group: ``adapter``, ``image_tower``, ``text_tower``, ``logit_scale``."""
-    weight_decay: float = 0.05
-    """Decay of matrices; vectors (biases, norms) and logit_scale have none."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's betas."""
-    eps: float = 1e-6
-    """AdamW's epsilon."""
-    warmup_steps: int = 0
-    """Steps of linear warm-up."""
-    grad_clip: float | None = None
-    """Largest global gradient norm."""
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
-    """Arithmetic of the towers under autocast; losses are always float32."""
-    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata={"hashed": False})
-    """How several processes share what is trained: each has all of it (``ddp``), or a part of every block (``fsdp``,
-    for towers that do not fit). It changes no result, and a checkpoint of one is one of the other."""
-
-    def __post_init__(self) -> None:
-        halves = self.parallel == "fsdp" and self.autocast == "float16"
-        require(not halves, "optim.autocast", "'none' or 'bfloat16' with optim.parallel = 'fsdp'", self.autocast)
-        require(self.lr >= 0, "optim.lr", "0 or more", self.lr)
-        require(self.eps > 0, "optim.eps", "above 0", self.eps)
-        require(all(0 <= b < 1 for b in self.betas), "optim.betas", "two numbers in [0, 1)", self.betas)
-        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
-        for group, rate in self.lr_by_group.items():
-            require(rate >= 0, f"optim.lr_by_group.{group}", "0 or more", rate)
-        require(self.warmup_steps >= 0, "optim.warmup_steps", "0 or more", self.warmup_steps)
-        require(self.grad_clip is None or self.grad_clip > 0, "optim.grad_clip", "above 0", self.grad_clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +222,11 @@ class LogConfig:
     """Steps between two checkpoints; one is also written at the end of every stage."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
+    keep_best: str | None = field(default=None, metadata={"hashed": False})
+    """Figure of ``[evaluate]``, such as ``zero_shot/openmoji/mean_per_class``, by which the best checkpoint of a stage
+    stays too; the model of the last stage's is saved beside the last one."""
+    best_is: Literal["highest", "lowest"] = field(default="highest", metadata={"hashed": False})
+    """Which value of that figure is the best."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra ``train``)."""
     wandb: bool = False
@@ -307,3 +276,6 @@ class Recipe:
         stages = [s for s in ("distill", "tune", "pretrain") if getattr(self, s) is not None]
         require(bool(stages), "the recipe's stages", "at least one of [distill], [tune], [pretrain]", stages)
         require(self.pretrain is None or len(stages) == 1, "[pretrain]", "the only stage of its recipe", stages)
+        measured = self.evaluate is not None and self.evaluate.every_epochs > 0 and self.pretrain is None
+        why = "left alone without [evaluate] and its every_epochs, which measure within a stage"
+        require(self.log.keep_best is None or measured, "log.keep_best", why, self.log.keep_best)

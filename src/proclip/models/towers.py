@@ -51,6 +51,15 @@ class ImageTower(nn.Module, ABC):
         after = [p for _, p in named[last + 1 :]]
         return after + [p for name, p in named[: last + 1] if name.split(".")[-1] == "proj" and id(p) not in of_blocks]
 
+    def layers_above(self) -> dict[str, int]:
+        """How many layers lie above each parameter, by name, for layer decay as BEiT has it.
+
+        0 for the `head`, 1 for the last block, one more than there are blocks for what comes before them.
+        """
+        above = {id(p): len(self.blocks) - place for place, block in enumerate(self.blocks) for p in block.parameters()}
+        above |= {id(parameter): 0 for parameter in self.head}
+        return {name: above.get(id(p), len(self.blocks) + 1) for name, p in self.named_parameters()}
+
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -24,7 +24,9 @@ TRAINED_ON = ("align", "train")
 """Splits that are trained on, the first that rows name; where none does, all rows but the held-out ones."""
 STAGES: dict[str, Any] = {
     "distill": {"skip_truncated": True, "optim": {"lr": 5e-4, "warmup_steps": 50}},
-    "tune": {"optim": {"lr": 1e-4, "lr_by_group": {"image_tower": 1e-5}, "warmup_steps": 50, "grad_clip": 1.0}},
+    "tune": {
+        "optim": {"lr": 1e-4, "rules": [{"match": "^image_tower", "lr": 1e-5}], "warmup_steps": 50, "grad_clip": 1.0}
+    },
 }
 """For thousands to hundreds of thousands of images; the paper's own settings, for millions, are recipes/paper."""
 BATCH_SIZES = {"distill": 128, "tune": 256}

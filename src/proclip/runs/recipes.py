@@ -17,7 +17,7 @@ from ..config import Recipe, config_hash, dump, load_recipe, to_dict
 from ..errors import ProclipError
 from ..files import write_atomically, write_json
 
-OF_AN_ATTEMPT = {"recipe.toml", "environment.json", "inputs.json", "metrics.jsonl"}
+OF_AN_ATTEMPT = {"recipe.toml", "environment.json", "inputs.json", "metrics.jsonl", "parameters.json"}
 """What a run writes before its first checkpoint: of these alone another recipe may take the place."""
 EMBEDDINGS = "embeddings"
 """Stores that ``align`` keeps in its run folder: each says itself how it was made, so they stay for another recipe."""

@@ -28,8 +28,10 @@ from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.loop import fit
 from ..train.metric_log import MetricLogger
-from ..train.optim import build_optimizer, build_scaler
+from ..train.optim import build_scaler
+from ..train.parameters import parameter_groups
 from ..train.stages import ContrastivePretraining, TextDistillation
+from .best import save_best
 from .embed import cut_captions, of_clip
 from .evaluate import add_figures_to_card
 from .forgetting import StageEvaluation
@@ -89,7 +91,7 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
     bias = first_bias(recipe.tune, clip) if recipe.tune else None
     model = ProCLIP(clip.image_tower, adapter, clip.logit_scale, clip.preprocess, recipe.embedder, logit_bias=bias)
     if recipe.distill:
-        build_optimizer(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
+        parameter_groups(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
     if recipe.tune:
         tuning_stage(recipe.tune, model)
 
@@ -207,7 +209,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
             line = f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)"
             Console(stderr=True).print(line, highlight=False, soft_wrap=True)
         distillation = TextDistillation(model.adapter, recipe.distill)
-        build_optimizer(distillation.groups(), recipe.distill.optim)
+        parameter_groups(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
@@ -217,15 +219,18 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         model.adapter.fit_input_norm(first.training_llm_embeds())
     if recipe.distill and texts:
         hooks = evaluation.hooks(model, texts.steps_per_epoch) if evaluation else []
-        fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
-            log=recipe.log, run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        fitted = fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,
+                     log=recipe.log, run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        if not recipe.tune:
+            save_best(fitted, "distill", distillation, model, folder, provenance(recipe, folder))
         if evaluation:
             evaluation.report(model, "distill")
     if recipe.tune and pairs:
         Console(stderr=True).print(trained_parameters(tuning, model), highlight=False, soft_wrap=True)
         hooks = evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
-        fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
-            run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        fitted = fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
+                     run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        save_best(fitted, "tune", tuning, model, folder, provenance(recipe, folder))
         tuning.finish()
         if evaluation:
             evaluation.report(model, "tune")

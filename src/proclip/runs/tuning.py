@@ -20,7 +20,7 @@ from ..errors import ProclipError
 from ..models.clip import Clip
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
-from ..train.optim import build_optimizer
+from ..train.parameters import parameter_groups
 from ..train.stages import ImageTextTuning
 
 BATCH = 128
@@ -78,13 +78,16 @@ def tuning_stage(config: TuneConfig, model: ProCLIP) -> ImageTextTuning:
         ProclipError: settings of the image tower or parameter groups that are not there.
     """
     stage = ImageTextTuning(model.image_tower, model.adapter, model.logit_scale, config, model.logit_bias)
-    build_optimizer(stage.groups(), config.optim)
+    parameter_groups(stage.groups(), config.optim, stage.layers_above())
     return stage
 
 
 def trained_parameters(stage: ImageTextTuning, model: ProCLIP) -> str:
     """How many numbers stage 2 trains, by group, and how many the model has; LoRA's own count in both."""
-    counts = {name: sum(p.numel() for _, p in parameters) for name, parameters in stage.groups().items()}
+    counts: dict[str, int] = {}
+    for entry in parameter_groups(stage.groups(), stage.config.optim, stage.layers_above()):
+        if not entry.frozen:
+            counts[entry.group] = counts.get(entry.group, 0) + entry.numbers
     total = sum(p.numel() for p in model.parameters())
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     return f"tune: {sum(counts.values()):,} of {total:,} parameters are trained ({listed})"

@@ -1,19 +1,26 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped, in safetensors and JSON.
 
 ``step-00000200/`` holds ``stage.safetensors`` (weights, EMA teacher), ``optimizer.safetensors`` (moments by parameter
-*name*), ``rng.safetensors`` (torch's generators of every process) and ``state.json`` (step, data position, sizes of
-the files). Nothing in it but the generators depends on the number of processes, or on how they shared the stage. A folder gets its name only when all of it is on disk; one that is damaged all the same is passed over.
+*name*), ``rng.safetensors`` (torch's generators of every process) and ``state.json`` (step, data position, size and
+SHA-256 of each file). Nothing in it but the generators depends on the number of processes, or on how they share the
+stage. A folder gets its name only when all of it is on disk; one that is damaged all the same is passed over.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -26,65 +33,158 @@ from ..models.proclip import load_weights
 from ..seeding import derive_seed
 from .optim import named_parameters
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE = "state.json"
+WEIGHTS = "stage.safetensors"
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    stage: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    extra: Mapping[str, Any],
-    *,
-    keep: int = 2,
-) -> Path:
-    """Write a checkpoint atomically and delete all but the `keep` newest. Every process calls it, one writes.
+@dataclass(frozen=True)
+class Best:
+    """The best step of a stage so far."""
+
+    key: str
+    """The figure that says so."""
+    value: float
+    """Of that figure."""
+    step: int
+    """Steps done."""
+
+
+class Checkpoints:
+    """The checkpoints of a stage: written by a thread while training goes on; the newest ones stay, and the best.
+
+    Use it as a context manager: leaving it waits for what is being written. Every process calls `save` and `wait`, the
+    main one writes.
 
     Args:
         folder: of the stage's checkpoints.
-        step: steps done.
-        stage: its state dict is saved.
-        optimizer: made by `build_optimizer`, whose parameters have names.
-        extra: JSON values that `load_checkpoint` gives back.
-        keep: how many checkpoints stay.
-
-    Returns:
-        the checkpoint's folder.
+        keep: how many of the newest stay.
+        best: whose checkpoint stays too; set it before `save`.
     """
-    target = folder / f"step-{step:08d}"
-    rng = _rng_of_all_processes()
-    weights, moments = _on_main(stage.state_dict()), _on_main(_optimizer_tensors(optimizer))
-    if is_main() and not _is_whole(target):  # a whole one of this step is this very state
-        draft = folder / f".draft-{step:08d}"
-        for leftover in (target, *folder.glob(".draft-*")):
+
+    def __init__(self, folder: Path, *, keep: int = 2, best: Best | None = None) -> None:
+        self.folder, self.keep, self.best = folder, keep, best
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}
+
+    def save(self, step: int, stage: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]) -> None:
+        """Begin to write a checkpoint: when this returns, what is saved may change, and `wait` tells when it is there.
+
+        It first waits for the one before, so that at most one is being written.
+
+        Args:
+            step: steps done.
+            stage: its state dict is saved.
+            optimizer: made by `build_optimizer`, whose parameters have names.
+            extra: JSON values that `load_checkpoint` gives back.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self._join()
+        parts = {"stage": stage.state_dict(), "optimizer": _optimizer_tensors(optimizer), "rng": _rng_of_all_processes()}
+        copies = {f"{part}.safetensors": self._copy(part, tensors) for part, tensors in parts.items()}
+        if not is_main():
+            return
+        best = None if self.best is None else dataclasses.asdict(self.best)
+        state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "best": best, **extra}
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # the copies are there
+        self._writing = self._thread.submit(self._write, step, copies, json.loads(json.dumps(state)), self.best)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk, for every process.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._join()
+        barrier()
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, what is being written awaited."""
+        self._join()
+        return latest_checkpoint(self.folder)
+
+    def _join(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies on the CPU, in memory that serves every checkpoint again, page-locked for a GPU's tensors.
+
+        Of sharded tensors one at a time is gathered by all processes; the main one alone makes copies.
+        """
+        copies = {}
+        for name, own in tensors.items():
+            tensor = whole(own.detach())
+            if not is_main():
+                continue
+            copy = self._copies.get(f"{part}/{name}")
+            if copy is None or copy.shape != tensor.shape:
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                self._copies[f"{part}/{name}"] = copy
+            copies[name] = copy.copy_(tensor, non_blocking=True)
+        return copies
+
+    def _write(
+        self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], best: Best | None
+    ) -> None:
+        draft, target = self.folder / f".draft-{step:08d}", checkpoint_path(self.folder, step)
+        for leftover in self.folder.glob(".draft-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         draft.mkdir(parents=True)
-        _save(draft / "stage.safetensors", weights)
-        _save(draft / "optimizer.safetensors", moments)
-        _save(draft / "rng.safetensors", rng)
-        sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
-        state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "files": sizes, **extra}
-        (draft / STATE).write_text(json.dumps(state, indent=2) + "\n")
+        for name, tensors in parts.items():
+            _save(draft / name, tensors)
+        files = {file.name: _facts(file) for file in sorted(draft.iterdir())}
+        (draft / STATE).write_text(json.dumps({**state, "files": files}, indent=2) + "\n")
         for file in (*draft.iterdir(), draft):
             _sync(file)
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one, passed over when the run was resumed
         draft.replace(target)
-        _sync(folder)
-        for old in _steps(folder)[:-keep]:
-            shutil.rmtree(old)
-    barrier()
-    return target
+        _sync(self.folder)
+        there = _steps(self.folder)
+        kept = [*[number for number in there if number <= step][-self.keep :], *([best.step] if best else [])]
+        for number, old in there.items():  # later ones are of a course that was given up
+            if number not in kept:
+                shutil.rmtree(old)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()  # waits
+        if kind is None:
+            self._join()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Folder of a step's checkpoint."""
+    return folder / f"step-{step:08d}"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a stage, None if there is none; half-written ones are passed over."""
-    return next((path for path in reversed(_steps(folder)) if _is_whole(path)), None)
+    """The newest whole checkpoint of a stage, None if there is none; a line tells which damaged ones are passed over.
+
+    Every file of it is read, to compare its SHA-256.
+    """
+    for path in reversed(_steps(folder).values()):
+        damage = _damage(path)
+        if damage is None:
+            return path
+        print(f"{path} is passed over: {damage}", file=sys.stderr, flush=True)
+    return None
 
 
 def load_checkpoint(path: Path, stage: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put stage, optimiser and torch's generators back to where they were.
 
-    On another number of processes than wrote it, generators start anew, from what the first process's was.
+    On another number of processes than wrote it (a line says so) the processes that are new get generators of their
+    own: the order of the data is the same, dropout is not.
 
     Returns:
         ``state.json``: step, processes and the values that were saved as `extra`.
@@ -95,51 +195,64 @@ def load_checkpoint(path: Path, stage: nn.Module, optimizer: torch.optim.Optimiz
     state: dict[str, Any] = json.loads((path / STATE).read_text())
     if state["format_version"] != FORMAT_VERSION:
         raise ProclipError(f"{path}: format_version {state['format_version']}, this code reads {FORMAT_VERSION}")
-    own = stage.state_dict()
-    weights = {
-        name: sharded_as(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
-        for name, tensor in _load(path / "stage.safetensors").items()
-    }
-    load_weights(stage, weights, str(path / "stage.safetensors"))
+    if state["processes"] != world_size() and is_main():
+        line = (
+            f"{path} was written by {state['processes']} processes, now there are {world_size()}: same data, same order"
+        )
+        print(line, file=sys.stderr, flush=True)
+    load_stage(path, stage)
     _restore_optimizer(optimizer, _load(path / "optimizer.safetensors"), path / "optimizer.safetensors")
-    _restore_rng(_load(path / "rng.safetensors"), alike=state["processes"] == world_size())
+    _restore_rng(_load(path / "rng.safetensors"), state["step"])
     return state
 
 
+def load_stage(path: Path, stage: nn.Module) -> None:
+    """The weights of a checkpoint alone.
+
+    Raises:
+        ProclipError: the file is damaged or the weights do not fit.
+    """
+    own = stage.state_dict()
+    saved = {
+        name: sharded_as(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
+        for name, tensor in _load(path / WEIGHTS).items()
+    }
+    load_weights(stage, saved, str(path / WEIGHTS))
+
+
 def part_generators() -> None:
-    """Give every process but the first a generator of its own, for dropout: all of them began with the same seed."""
+    """Give every process but the first generators of its own, for dropout: all of them began with the same seed."""
     if rank() > 0:
-        _reseed(torch.get_rng_state())
+        torch.manual_seed(derive_seed("process", rank(), torch.initial_seed()))
 
 
-def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+def _steps(folder: Path) -> dict[int, Path]:
+    """Folders of checkpoints by step, in order, half-deleted ones among them."""
+    named = [(re.fullmatch(r"step-(\d{8,})", path.name), path) for path in folder.glob("step-*")]
+    return dict(sorted((int(match[1]), path) for match, path in named if match))
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether `state.json` is there and every file it names has its size."""
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None: nothing."""
     try:
-        sizes = json.loads((path / STATE).read_text())["files"]
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        state = json.loads((path / STATE).read_text())
+        if state["format_version"] == FORMAT_VERSION:
+            changed = [name for name, facts in state["files"].items() if _facts(path / name) != facts]
+            return f"{', '.join(changed)} changed since it was written" if changed else None
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"{STATE} is damaged"
+    return None  # `load_checkpoint` says that it is of another version
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(dict(tensors), path)
-
-
-def _on_main(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU for the main process, nothing for the others; every process calls it.
-
-    Copies, for safetensors refuses tensors that share memory, as tied weights do.
-    """
-    copies = {}
-    for name, tensor in tensors.items():
-        everything = whole(tensor.detach())
-        if is_main():
-            copies[name] = everything.to("cpu", copy=True).contiguous()
-    return copies
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -175,9 +288,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         parameter = parameters[name]
         if what != "step" and tensor.shape != parameter.shape:
             raise ProclipError(f"{source}: {key} has shape {tuple(tensor.shape)}, wanted {tuple(parameter.shape)}")
-        optimizer.state[parameter][what] = tensor.to(parameter.device) if what == "step" else sharded_as(
-            tensor, parameter
-        )
+        like = parameter if what != "step" else torch.empty(0, device=parameter.device)
+        optimizer.state[parameter][what] = sharded_as(tensor, like)
 
 
 def _rng_states() -> dict[str, Tensor]:
@@ -196,17 +308,12 @@ def _rng_of_all_processes() -> dict[str, Tensor]:
     return {f"{number}/{device}": state for number, states in enumerate(everyone) for device, state in states.items()}
 
 
-def _restore_rng(states: Mapping[str, Tensor], alike: bool) -> None:
-    if not alike:
-        _reseed(states["0/cpu"])
+def _restore_rng(states: Mapping[str, Tensor], step: int) -> None:
+    own = states.get(f"{rank()}/cpu")
+    if own is None:
+        torch.manual_seed(derive_seed("resumed", step, rank()))
         return
-    torch.set_rng_state(states[f"{rank()}/cpu"])
+    torch.set_rng_state(own)
     cuda = states.get(f"{rank()}/cuda")
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
-
-
-def _reseed(state: Tensor) -> None:
-    """Start this process's generators with a seed that depends on a generator's state and on the process alone."""
-    digest = hashlib.sha256(state.numpy().tobytes()).hexdigest()
-    torch.manual_seed(derive_seed(digest, rank(), world_size()))

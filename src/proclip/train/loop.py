@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
 from ..data.batches import BatchSource
-from ..distributed import all_reduce_mean, check_alike, world_size
+from ..distributed import check_alike, from_main, is_main, world_size
 from ..errors import ProclipError
-from .checkpoint import latest_checkpoint, load_checkpoint, part_generators, save_checkpoint
+from .checkpoint import Best, Checkpoints, checkpoint_path, latest_checkpoint, load_checkpoint, part_generators
+from .interruption import Interruption
 from .metric_log import MetricLogger
 from .optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
 from .parallel import Parallel, parallel
+from .parameters import frozen, parameter_groups, show_parameters
 from .progress import Progress
+from .record import SIGNAL, Record, Scalars
 from .stages import Stage
 
 
@@ -49,6 +50,8 @@ class FitResult:
     """Time of training, earlier calls included."""
     metrics: Mapping[str, float]
     """Of the last step."""
+    best: Best | None = None
+    """The best step by ``log.keep_best``, whose checkpoint is there."""
 
 
 def fit(
@@ -63,73 +66,106 @@ def fit(
     logger: MetricLogger,
     hooks: Sequence[Hook] = (),
 ) -> FitResult:
-    """Train a stage from its newest checkpoint, if ``run_dir/checkpoints/name`` has one, to its end.
+    """Train a stage from its newest checkpoint, if `checkpoints_of` it has one, to its end.
 
     A resumed run ends with the weights of an uninterrupted one, on a CPU bit for bit; a stage that had ended is
-    loaded and left as it is. On Ctrl-C the step is completed and a checkpoint written before KeyboardInterrupt.
+    loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first.
 
     On several processes all call it, each with a source of its own samples; N of them train as one does whose batch is
     N times as large, and may go on from a checkpoint of M with the same global batch.
 
     Raises:
         ProclipError: a loss or gradient is not finite (the last good checkpoint stays), a checkpoint does not fit, or
-            the processes do not see the same data and checkpoints.
+            the processes do not read the same data.
+        KeyboardInterrupt: on Ctrl-C.
+        Preempted: on SIGTERM.
     """
-    folder, total = run_dir / "checkpoints" / name, epochs * source.steps_per_epoch
+    folder, total = checkpoints_of(run_dir, name), epochs * source.steps_per_epoch
     device = next(stage.parameters()).device
     spread = parallel(stage, optim.parallel)
-    optimizer, scaler = build_optimizer(spread.stage.groups(), optim), build_scaler(optim, device)
-    samples = source.batch_size * world_size()
+    trained, samples = spread.stage, source.batch_size * world_size()
+    groups = parameter_groups(trained.groups(), optim, trained.layers_above())
+    optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
     plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total, "global_batch": samples}
-    check_alike({"batch_size": source.batch_size, **plan}, "each must read the same data set")
-    start, seconds, metrics = _resume(folder, plan, spread.stage, optimizer, scaler)
+    check_alike(plan, "all must read the same data set")
+    start, seconds, metrics, best = _resume(folder, plan, trained, optimizer, scaler)
+    if is_main() and start < total:
+        show_parameters(run_dir, name, groups)
     logger.start_stage(name, start)
     progress = Progress(name, start=start, total=total, samples_per_step=samples, plain_every=log.every_steps)
-    spread.stage.train()
-    with progress, _DeferredInterrupt() as interrupt:
+    checkpoints, interruption = Checkpoints(folder, keep=log.keep_checkpoints, best=best), Interruption()
+    record = Record(
+        name, total, source.steps_per_epoch, log.every_steps, scaler.is_enabled(), logger, progress, interruption,
+        checkpoints, seconds, metrics,
+    )  # fmt: skip
+    trained.train()
+    with progress, frozen(groups), interruption, checkpoints:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            optimizer.zero_grad(set_to_none=True)
-            terms = spread.stage.loss(batch, spread.encode)
-            scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
-            spread.average()
-            scaler.unscale_(optimizer)
-            terms["grad_norm"] = clip_gradients(optimizer, optim.grad_clip)
-            values = _finite(terms, f"{name}, step {step} of {total}", folder, scaler)
-            scaler.step(optimizer)
-            scaler.update()
-            spread.stage.after_step()
-
-            seconds += progress.advance(values["loss"])
-            epoch, last = round(step / source.steps_per_epoch, 4), step == total
-            metrics = values | {"lr": lr, "samples_per_second": progress.samples_per_second, "seconds": seconds}
-            if step % log.every_steps == 0 or last:
-                logger.log(name, step, epoch, metrics)
-            _run_hooks(hooks, spread, name, step, epoch, logger)
-            if step % log.checkpoint_every_steps == 0 or last or interrupt.asked:
-                state = plan | {"finished": last, "seconds": seconds, "metrics": metrics, "scaler": scaler.state_dict()}
-                save_checkpoint(folder, step, spread.stage, optimizer, state, keep=log.keep_checkpoints)
-            if interrupt.asked:
-                raise KeyboardInterrupt
+            flag = interruption.flag(device)
+            record.add(step, lr, _train_step(spread, batch, optimizer, scaler, optim.grad_clip, flag))
+            due = [hook for hook in hooks if step % hook.every_steps == 0]
+            last, save = step == total, step % log.checkpoint_every_steps == 0
+            if not (due or last or save or interruption.signal):
+                continue
+            record.settle()
+            best = _run_hooks(due, spread, record, step, log, checkpoints.best, all_ran=len(due) == len(hooks))
+            if last or save or interruption.signal or best != checkpoints.best:
+                checkpoints.best = best
+                state = {"finished": last, "seconds": record.seconds, "metrics": record.metrics}
+                checkpoints.save(step, trained, optimizer, plan | state | {"scaler": scaler.state_dict()})
+            if interruption.signal:
+                checkpoints.wait()
+                interruption.stop(
+                    f"{name}: stopped after step {step} of {total}; {checkpoint_path(folder, step)} is written"
+                )
+        checkpoints.wait()
     spread.gather()
-    return FitResult(total, start, seconds, metrics)
+    return FitResult(total, start, record.seconds, record.metrics, checkpoints.best)
+
+
+def checkpoints_of(run_dir: Path, name: str) -> Path:
+    """Folder of a stage's checkpoints."""
+    return run_dir / "checkpoints" / name
+
+
+def _train_step(
+    spread: Parallel,
+    batch: Any,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    grad_clip: float | None,
+    flag: Tensor,
+) -> Scalars:
+    """One step of the optimiser; its scalars, and the interruption's flag with them. Nothing waits for the device."""
+    optimizer.zero_grad(set_to_none=True)
+    terms = spread.stage.loss(batch, spread.encode)
+    scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
+    spread.average()
+    scaler.unscale_(optimizer)
+    terms["grad_norm"] = clip_gradients(optimizer, grad_clip)
+    scalars = Scalars({**terms, SIGNAL: flag})  # before the step changes a parameter that is among them
+    scaler.step(optimizer)
+    scaler.update()
+    spread.stage.after_step()
+    return scalars
 
 
 def _resume(
     folder: Path, plan: Mapping[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> tuple[int, float, dict[str, float]]:
-    """Load the newest checkpoint: steps done, seconds spent, last metrics; 0 and nothing without one."""
-    path = latest_checkpoint(folder)
-    check_alike({"checkpoint": path and path.name}, f"{folder} must be the same folder for all, on a shared disk")
+) -> tuple[int, float, dict[str, float], Best | None]:
+    """Load the newest checkpoint: steps done, seconds spent, last metrics, best step; 0 and nothing without one."""
+    path = from_main(latest_checkpoint(folder) if is_main() else None)
     if path is None:
         part_generators()
-        return 0, 0.0, {}
+        return 0, 0.0, {}, None
     state = load_checkpoint(path, stage, optimizer)
     for key, wanted in plan.items():
-        if state.get(key, wanted) != wanted:  # one of an earlier version does not know its global batch
+        if state.get(key, wanted) != wanted:  # that of a version before does not know its global batch
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
-    return state["step"], state["seconds"], state["metrics"]
+    best = Best(**state["best"]) if state["best"] else None
+    return state["step"], state["seconds"], state["metrics"], best
 
 
 def _batches(source: BatchSource[Any], start: int, total: int, device: torch.device) -> Iterator[Any]:
@@ -160,58 +196,26 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     )
 
 
-def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch.amp.GradScaler) -> dict[str, float]:
-    """The terms of the global batch as numbers; the one point of a step that waits for the device.
-
-    Raises:
-        ProclipError: the loss, or a gradient that no loss scaling excuses, is not finite.
-    """
-    numbers = all_reduce_mean(torch.stack([t.detach().float() for t in terms.values()])).tolist()
-    values = dict(zip(terms, numbers, strict=True))
-    decisive = ("loss",) if scaler.is_enabled() else ("loss", "grad_norm")  # the scaler skips steps that overflow
-    if all(math.isfinite(values[n]) for n in decisive):
-        return values
-    kept = latest_checkpoint(folder)
-    listed = ", ".join(f"{n} = {v:g}" for n, v in values.items())
-    raise ProclipError(
-        f"{where}: not finite: {listed}; lower the learning rate, or set optim.grad_clip or optim.autocast = 'none'. "
-        + (f"The last good checkpoint is {kept}" if kept else "There is no checkpoint yet")
-    )
-
-
 def _run_hooks(
-    hooks: Sequence[Hook], spread: Parallel, name: str, step: int, epoch: float, logger: MetricLogger
-) -> None:
-    for hook in hooks:
-        if step % hook.every_steps == 0:
-            with spread.gathered():
-                logger.log(name, step, epoch, hook.run(step))
-            spread.stage.train()
-
-
-class _DeferredInterrupt:
-    """Holds Ctrl-C back until the step is done, so that no half-updated weights are saved; a second one is not held.
-
-    Under several processes, and outside the main thread, Ctrl-C stays what it is: the processes would have to agree
-    on the step, so the last regular checkpoint is the one to go on from.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Self:
-        if world_size() == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+    due: Sequence[Hook], spread: Parallel, record: Record, step: int, log: LogConfig, best: Best | None, *, all_ran: bool
+) -> Best | None:
+    """Run and log the hooks that are due; the best step so far, this one or that before."""
+    found: dict[str, float] = {}
+    for hook in due:
+        with spread.gathered():
+            metrics = hook.run(step)
+        record.logger.log(record.name, step, record.epoch(step), metrics)
+        found |= metrics
+        spread.stage.train()
+    if not found or log.keep_best is None:
+        return best
+    keys = [key for key in found if key == log.keep_best or key.endswith(f"/{log.keep_best}")]
+    if len(keys) != 1 and all_ran:
+        near = keys or difflib.get_close_matches(log.keep_best, found, n=3, cutoff=0)
+        what = "could be any of" if keys else "is no figure that was measured; near it:"
+        raise ProclipError(f"log.keep_best: {log.keep_best!r} {what} {', '.join(near)}")
+    if len(keys) != 1 or math.isnan(value := found[keys[0]]):
+        return best
+    sign = 1 if log.best_is == "highest" else -1
+    better = best is None or sign * value > sign * best.value
+    return from_main(Best(keys[0], value, step) if better else best)

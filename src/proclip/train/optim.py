@@ -11,35 +11,30 @@ from torch import Tensor, nn
 from ..config import OptimConfig
 from ..distributed import all_reduce_sum, is_sharded, local
 from ..errors import ProclipError
+from .parameters import parameter_groups
 
 
-def build_optimizer(groups: Mapping[str, Sequence[tuple[str, nn.Parameter]]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over named parameters; every group has its peak learning rate.
-
-    Matrices decay; vectors, scalars (biases, norms) and logit_scale do not.
+def build_optimizer(
+    groups: Mapping[str, Sequence[tuple[str, nn.Parameter]]],
+    config: OptimConfig,
+    layers_above: Mapping[str, int] | None = None,
+) -> torch.optim.AdamW:
+    """AdamW over named parameters, each with its peak learning rate, without those that a rule freezes.
 
     Args:
-        groups: trainable parameters by group name, as a stage gives them.
+        groups: trainable parameters by group name, as `Stage.groups` gives them.
         config: of the optimiser.
+        layers_above: for layer decay, as `Stage.layers_above` gives them.
 
     Raises:
-        ProclipError: ``lr_by_group`` names a group that the stage does not train, or there is nothing to train.
+        ProclipError: what `parameter_groups` refuses.
     """
-    for name in config.lr_by_group:
-        if name not in groups:
-            raise ProclipError(f"optim.lr_by_group: this stage has no group {name!r}; it trains {', '.join(groups)}")
     param_groups = []
-    for name, parameters in groups.items():
-        peak_lr = config.lr_by_group.get(name, config.lr)
-        decayed = [(n, p) for n, p in parameters if p.ndim >= 2 and name != "logit_scale"]
-        others = [(n, p) for n, p in parameters if p.ndim < 2 or name == "logit_scale"]
-        for part, weight_decay in ((decayed, config.weight_decay), (others, 0.0)):
-            if part:
-                param_groups.append(
-                    {"params": part, "name": name, "lr": peak_lr, "peak_lr": peak_lr, "weight_decay": weight_decay}
-                )
-    if not param_groups:
-        raise ProclipError("this stage has no trainable parameter")
+    for entry in parameter_groups(groups, config, layers_above):
+        if not entry.frozen:
+            rates = {"lr": entry.lr, "peak_lr": entry.lr, "weight_decay": entry.weight_decay}
+            param_groups.append({"params": entry.named, "name": entry.group, **rates})
+    # fused: one pass over each tensor on a CPU, one kernel for many on a GPU (benchmarks/optimizer.py)
     return torch.optim.AdamW(param_groups, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -75,21 +75,30 @@ class Replicated(Parallel):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        device = next(stage.parameters()).device
         self._own = list(stage.parameters(recurse=False))
+        self._towers: DistributedDataParallel | None = None
+
+    def _replicas(self) -> DistributedDataParallel:
+        """Made when it is first needed: by then it is known which parameters get no gradient."""
+        if self._towers is None:
+            self._towers = self._build()
+        return self._towers
+
+    def _build(self) -> DistributedDataParallel:
+        device = next(self.stage.parameters()).device
         buffers: Any = {BUFFERS: False}  # nothing here changes them
-        self._towers = DistributedDataParallel(
-            _Towers(stage), device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True,
+        return DistributedDataParallel(
+            _Towers(self.stage), device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True,
             find_unused_parameters=True, **buffers,
         )  # fmt: skip
 
     def encode(self, batch: Any) -> Embeds:
-        embeds: Embeds = self._towers(batch)
+        embeds: Embeds = self._replicas()(batch)
         return embeds
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        with self._towers.no_sync():
+        with self._replicas().no_sync():
             yield
 
     def average(self) -> None:

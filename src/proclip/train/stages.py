@@ -23,6 +23,7 @@ from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sig
 from ..models.arithmetic import has_bfloat16
 from ..models.image_tuning import ImageTuner
 from ..models.proclip import MAX_LOGIT_SCALE
+from ..models.towers import ImageTower
 
 Groups = dict[str, list[tuple[str, nn.Parameter]]]
 """Trainable parameters with their names in the stage's state dict, by group: adapter, image_tower, ..."""
@@ -37,6 +38,10 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def groups(self) -> Groups:
         """The parameters to train, by group."""
+
+    def layers_above(self) -> dict[str, int]:
+        """For layer decay: of each parameter of an image tower, by name, how many layers lie above it."""
+        return {}
 
     @abstractmethod
     def encode(self, batch: Any) -> Embeds:
@@ -60,6 +65,9 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def after_step(self) -> None:
         """What follows every step of the optimiser."""
+
+    def finish(self) -> None:
+        """When all is trained: make the model what is to be saved, in place."""
 
 
 @final
@@ -164,6 +172,10 @@ class ImageTextTuning(Stage):
         scalars = {"logit_scale": self.logit_scale, "logit_bias": self.logit_bias}
         return {**groups, "logit_scale": [(name, p) for name, p in scalars.items() if p is not None]}
 
+    def layers_above(self) -> dict[str, int]:
+        """Of the image tower; nothing where it is locked."""
+        return {} if self.locked else _layers_above(self.image_tower)
+
     def encode(self, batch: TuneBatch) -> Embeds:
         """v, ``image``, and t*, ``text``."""
         with _autocast(self.config.optim, batch.pixel_values):
@@ -244,6 +256,10 @@ class ContrastivePretraining(Stage):
         groups = {name: _trainable(name, tower) for name, tower in towers.items()}
         return {**groups, "logit_scale": [("logit_scale", self.logit_scale)]}
 
+    def layers_above(self) -> dict[str, int]:
+        """Of the image tower; the text tower learns at one rate."""
+        return _layers_above(self.image_tower)
+
     def encode(self, batch: PretrainBatch) -> Embeds:
         """``image`` and ``text``."""
         with _autocast(self.config.optim, batch.pixel_values):
@@ -266,6 +282,11 @@ class ContrastivePretraining(Stage):
 
 def _trainable(group: str, module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(f"{group}.{name}", p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def _layers_above(tower: nn.Module) -> dict[str, int]:
+    known = tower.layers_above() if isinstance(tower, ImageTower) else {}
+    return {f"image_tower.{name}": count for name, count in known.items()}
 
 
 def _normalize(features: Tensor) -> Tensor:
