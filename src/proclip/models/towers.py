@@ -51,6 +51,14 @@ class ImageTower(nn.Module, ABC):
         after = [p for _, p in named[last + 1 :]]
         return after + [p for name, p in named[: last + 1] if name.split(".")[-1] == "proj" and id(p) not in of_blocks]
 
+    def checkpoint_blocks(self) -> None:
+        """Keep from now on, in training mode, only the inputs of blocks, and compute the rest again when it is needed.
+
+        Raises:
+            ProclipError: the tower's code has no such switch.
+        """
+        raise ProclipError(f"tune.image.gradient_checkpointing: a {type(self).__name__} has no such switch")
+
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
-from ..data.batches import BatchSource
+from ..data.batches import BatchSource, MicroBatches
 from ..distributed import world_size
 from ..errors import ProclipError
+from .backward import backward
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .metric_log import MetricLogger
 from .optim import average_gradients, build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
@@ -83,8 +84,7 @@ def fit(
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
             optimizer.zero_grad(set_to_none=True)
-            terms = stage.loss(batch)
-            scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
+            terms = backward(stage, batch, scaler)
             average_gradients(optimizer)
             scaler.unscale_(optimizer)
             terms["grad_norm"] = clip_gradients(optimizer, optim.grad_clip)
@@ -141,13 +141,25 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
-    """A batch dataclass with its tensors on `device`."""
+    """A batch dataclass with its tensors on `device`; the parts of one in parts go there as they are walked."""
     if device.type == "cpu":
         return batch
-    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return dataclasses.replace(
-        batch, **{n: t.to(device, non_blocking=True) for n, t in tensors.items() if t is not None}
-    )
+    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    moved = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    if isinstance(batch, MicroBatches):
+        moved["parts"] = _OnDevice(batch.parts, device)
+    return dataclasses.replace(batch, **moved)
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Parts of a batch, moved one by one at each walk."""
+
+    parts: Iterable[Any]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_to_device(part, self.device) for part in self.parts)
 
 
 def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch.amp.GradScaler) -> dict[str, float]:
