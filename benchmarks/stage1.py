@@ -141,7 +141,9 @@ def main() -> None:
             for tokens in TOKENS if loop else ():
                 ratios = [steps * ratio for ratio in turns.ratio(f"loop, {tokens} tokens", "ours")]
                 aim = "at least 50" if tokens == 77 else ""
-                figures.append(figure(f"LLM width {width:,}: over the loop, {tokens} tokens a text", ratios, "x", aim=aim))
+                figures.append(
+                    figure(f"LLM width {width:,}: over the loop, {tokens} tokens a text", ratios, "x", aim=aim)
+                )
             shares = turns.ratio("products", "ours")
             limit = sorted(turns.rate("products", batch * steps))[options.repeats // 2]
             share = sorted(shares)[options.repeats // 2]

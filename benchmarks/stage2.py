@@ -59,7 +59,12 @@ class PlainLoop:
     """The equations, one after the other."""
 
     def __init__(self, clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch) -> None:
-        self.vision, self.projection, self.adapter, self.batch = clip.vision_model, clip.visual_projection, adapter, batch
+        self.vision, self.projection, self.adapter, self.batch = (
+            clip.vision_model,
+            clip.visual_projection,
+            adapter,
+            batch,
+        )
         self.log_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
         self.teacher = copy.deepcopy(nn.ModuleList([self.vision, self.projection])).eval()
         self.student = nn.ModuleList([self.vision, self.projection]).train()
@@ -91,9 +96,7 @@ class PlainLoop:
         return float(loss)
 
 
-def ours(
-    clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch, autocast: Literal["none", "bfloat16"]
-) -> Steps:
+def ours(clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch, autocast: Literal["none", "bfloat16"]) -> Steps:
     """Our stage 2 of the same weights."""
     tower = ClipImageTower(copy.deepcopy(clip.vision_model), copy.deepcopy(clip.visual_projection))
     own = Adapter(batch.llm_embeds.shape[1], tower.embed_dim, AdapterConfig(num_blocks=BLOCKS, expansion=EXPANSION))

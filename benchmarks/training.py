@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from proclip.config import OptimConfig
 from proclip.data.batches import TuneBatch
+from proclip.train.backward import backward
 from proclip.train.optim import average_gradients, build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
 from proclip.train.stages import Stage
 
@@ -74,8 +75,7 @@ class Steps:
         for _ in range(steps):
             set_lr(self.optimizer, lr_at(self.done, 10_000, self.optim.warmup_steps))
             self.optimizer.zero_grad(set_to_none=True)
-            terms = self.stage.loss(next(self.batches))
-            self.scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
+            terms = backward(self.stage, next(self.batches), self.scaler)
             average_gradients(self.optimizer)
             self.scaler.unscale_(self.optimizer)
             terms["grad_norm"] = clip_gradients(self.optimizer, self.optim.grad_clip)
