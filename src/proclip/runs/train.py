@@ -21,6 +21,7 @@ from ..models.adapter import Adapter
 from ..models.clip import checkpoint_folder, digest_of, load_clip
 from ..models.clip_pretraining import new_clip, save_clip
 from ..models.clip_transformers import load_clip_model
+from ..models.compiling import check_compiler
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.hub import lasting_name
@@ -102,6 +103,8 @@ def _enter(recipe: Recipe, folder: Path, device: str) -> None:
     for stage in (recipe.distill, recipe.tune, recipe.pretrain):
         if stage is not None:
             build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
+    if recipe.tune and recipe.tune.image.compile:
+        check_compiler(device)
     open_run(recipe, folder)
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from torch import Tensor
 
 from ..config import TuneConfig
+from ..data.ahead import DECODE_THREADS
 from ..data.dataset import Sample, check_images
-from ..data.loaders import DECODE_THREADS, TuneBatches
+from ..data.loaders import TuneBatches
 from ..data.store import EmbeddingStore, StoreWriter, text_digest
 from ..errors import ProclipError
 from ..models.clip import Clip

@@ -83,7 +83,11 @@ class Checkpoints:
             OSError: the one before could not be written.
         """
         self._join()
-        parts = {"stage": stage.state_dict(), "optimizer": _optimizer_tensors(optimizer), "rng": _rng_of_all_processes()}
+        parts = {
+            "stage": stage.state_dict(),
+            "optimizer": _optimizer_tensors(optimizer),
+            "rng": _rng_of_all_processes(),
+        }
         copies = {f"{part}.safetensors": self._copy(part, tensors) for part, tensors in parts.items()}
         if not is_main():
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
-from ..data.batches import BatchSource
+from ..data.batches import BatchSource, MicroBatches
 from ..distributed import check_alike, from_main, is_main, world_size
 from ..errors import ProclipError
+from .backward import backward
 from .checkpoint import Best, Checkpoints, checkpoint_path, latest_checkpoint, load_checkpoint, part_generators
 from .interruption import Interruption
 from .metric_log import MetricLogger
@@ -139,9 +140,7 @@ def _train_step(
 ) -> Scalars:
     """One step of the optimiser; its scalars, and the interruption's flag with them. Nothing waits for the device."""
     optimizer.zero_grad(set_to_none=True)
-    terms = spread.stage.loss(batch, spread.encode)
-    scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
-    spread.average()
+    terms = backward(spread, batch, scaler)
     scaler.unscale_(optimizer)
     terms["grad_norm"] = clip_gradients(optimizer, grad_clip)
     scalars = Scalars({**terms, SIGNAL: flag})  # before the step changes a parameter that is among them
@@ -187,17 +186,36 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
-    """A batch dataclass with its tensors on `device`."""
+    """A batch dataclass with its tensors on `device`; the parts of one in parts go there as they are walked."""
     if device.type == "cpu":
         return batch
-    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return dataclasses.replace(
-        batch, **{n: t.to(device, non_blocking=True) for n, t in tensors.items() if t is not None}
-    )
+    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    moved = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    if isinstance(batch, MicroBatches):
+        moved["parts"] = _OnDevice(batch.parts, device)
+    return dataclasses.replace(batch, **moved)
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Parts of a batch, moved one by one at each walk."""
+
+    parts: Iterable[Any]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_to_device(part, self.device) for part in self.parts)
 
 
 def _run_hooks(
-    due: Sequence[Hook], spread: Parallel, record: Record, step: int, log: LogConfig, best: Best | None, *, all_ran: bool
+    due: Sequence[Hook],
+    spread: Parallel,
+    record: Record,
+    step: int,
+    log: LogConfig,
+    best: Best | None,
+    *,
+    all_ran: bool,
 ) -> Best | None:
     """Run and log the hooks that are due; the best step so far, this one or that before."""
     found: dict[str, float] = {}

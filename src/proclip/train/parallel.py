@@ -93,15 +93,18 @@ class Replicated(Parallel):
         )  # fmt: skip
 
     def encode(self, batch: Any) -> Embeds:
+        """Through DDP."""
         embeds: Embeds = self._replicas()(batch)
         return embeds
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
+        """DDP's own."""
         with self._replicas().no_sync():
             yield
 
     def average(self) -> None:
+        """Of the stage's own parameters."""
         _average(self._own)
 
 
@@ -116,6 +119,7 @@ class _Towers(nn.Module):
         self._encode = stage.encode
 
     def forward(self, batch: Any) -> Embeds:
+        """`Stage.encode`."""
         return self._encode(batch)
 
 
@@ -143,6 +147,7 @@ class Sharded(Parallel):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
+        """Gradients of whole blocks add up: they take the memory that they would without shards."""
         for module in self._modules:
             module.set_requires_gradient_sync(False)
         try:
@@ -152,16 +157,19 @@ class Sharded(Parallel):
                 module.set_requires_gradient_sync(True)
 
     def average(self) -> None:
+        """Of the stage's own parameters."""
         _average(self._own)
 
     @torch.no_grad()
     def gather(self) -> None:
+        """One tensor after the other."""
         given = self._given.state_dict()
         for name, tensor in self.stage.state_dict().items():
             given[name].copy_(whole(tensor))
         self._given.to(self._device)
 
     def release(self) -> None:
+        """To the CPU."""
         self._given.cpu()
 
 
