@@ -142,10 +142,12 @@ def run(arguments: argparse.Namespace) -> None:
 
         build(arguments.out)
     elif arguments.verb == "embed":
+        from .distributed import launched
         from .runs.embed import embed_recipes
         from .runs.recipes import find_recipe
 
-        embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
+        with launched():
+            embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
     elif arguments.verb == "train":
         from .runs.recipes import find_recipe
         from .runs.train import train_recipe

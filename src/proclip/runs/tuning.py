@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import TuneConfig
 from ..data.dataset import Sample, check_images
 from ..data.loaders import DECODE_THREADS, TuneBatches
-from ..data.store import EmbeddingStore, StoreWriter, text_digest
+from ..data.store import EmbeddingStore, StoreWriter
 from ..errors import ProclipError
 from ..models.clip import Clip
 from ..models.preprocess import ImagePreprocess, read_image
@@ -101,7 +101,8 @@ def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder
     identity = image_identity(clip)
     tower, device = model.image_tower.eval(), model.device
     with StoreWriter(folder, identity, clip.dim) as writer, ThreadPoolExecutor(DECODE_THREADS) as pool:
-        missing = [s for s in samples if not _is_done(s, writer)]
+        places = writer.missing([s.key for s in samples], [_version(s) for s in samples], what="picture")
+        missing = [samples[place] for place in places]
         for start in range(0, len(missing), BATCH):
             chunk = missing[start : start + BATCH]
             pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
@@ -117,14 +118,6 @@ def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder
 def image_identity(clip: Clip) -> dict[str, Any]:
     """What the store of a cached teacher records: whose embeddings, of pictures prepared how."""
     return {**clip.identity, "kind": "clip-image-tower", "preprocess": clip.preprocess.to_config()}
-
-
-def _is_done(sample: Sample, writer: StoreWriter) -> bool:
-    if sample.key not in writer.done_keys:
-        return False
-    if writer.done_keys[sample.key] != text_digest(_version(sample)):
-        raise ProclipError(f"{sample.path} has changed since its embedding was cached: delete {writer.folder}")
-    return True
 
 
 def _version(sample: Sample) -> str:
