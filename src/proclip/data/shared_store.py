@@ -49,8 +49,11 @@ class SharedStore:
         self._saved = time.monotonic()
         self._store = self._open()
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._memory or (self._store is not None and key in self._store)
+    def _absent(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that have no vector."""
+        if self._store is None:
+            return [key for key in keys if key not in self._memory]
+        return [key for key, there in zip(keys, self._store.holds(keys).tolist(), strict=True) if not there]
 
     def verify(self) -> None:
         """Read the whole store that is there and compare the hashes of its shards.
@@ -75,10 +78,10 @@ class SharedStore:
         """
         units = [keys[start : start + unit] for start in range(0, len(keys), unit)]
         own = units[distributed.rank() :: distributed.world_size()]
-        missing = any(key not in self for key in keys)
+        missing = bool(self._absent(keys))
         self._saved = time.monotonic()
         try:
-            yield [part for part in ([key for key in one if key not in self] for one in own) if part]
+            yield [part for part in map(self._absent, own) if part]
         finally:
             self._save()
         distributed.barrier()
@@ -128,7 +131,7 @@ class SharedStore:
             dim = self._waiting[0][1].embeds.shape[1]
             with StoreWriter(self.folder, self.identity, dim, wait_seconds=WAIT_SECONDS) as writer:
                 for keys, encoded, texts in self._waiting:
-                    new = [n for n, key in enumerate(keys) if key not in writer.done_keys]
+                    new = writer.missing(keys)
                     writer.add(
                         [keys[n] for n in new],
                         encoded.embeds[new],
