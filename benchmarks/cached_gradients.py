@@ -92,7 +92,7 @@ def accumulated(steps: Steps, parts: NoiseParts) -> Callable[[], object]:
     def run() -> None:
         steps.optimizer.zero_grad(set_to_none=True)
         for part in parts:
-            backward(steps.stage, part, steps.scaler)
+            backward(steps.spread, part, steps.scaler)
         steps.optimizer.step()
         steps.stage.after_step()
 

@@ -13,7 +13,8 @@ from transformers import CLIPConfig, CLIPModel
 from proclip.config import OptimConfig
 from proclip.data.batches import TuneBatch
 from proclip.train.backward import backward
-from proclip.train.optim import average_gradients, build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from proclip.train.optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from proclip.train.parallel import Parallel
 from proclip.train.stages import Stage
 
 LOGIT_SCALE = 2.659
@@ -64,6 +65,7 @@ class Steps:
 
     def __init__(self, stage: Stage, optim: OptimConfig, batches: Iterable[Any]) -> None:
         self.stage, self.optim, self.batches = stage, optim, cycle(batches)
+        self.spread = Parallel(stage)
         self.optimizer = build_optimizer(stage.groups(), optim)
         self.scaler = build_scaler(optim, next(stage.parameters()).device)
         self.done = 0
@@ -75,8 +77,7 @@ class Steps:
         for _ in range(steps):
             set_lr(self.optimizer, lr_at(self.done, 10_000, self.optim.warmup_steps))
             self.optimizer.zero_grad(set_to_none=True)
-            terms = backward(self.stage, next(self.batches), self.scaler)
-            average_gradients(self.optimizer)
+            terms = backward(self.spread, next(self.batches), self.scaler)
             self.scaler.unscale_(self.optimizer)
             terms["grad_norm"] = clip_gradients(self.optimizer, self.optim.grad_clip)
             values = dict(zip(terms, torch.stack([t.detach().float() for t in terms.values()]).tolist(), strict=True))

@@ -65,8 +65,13 @@ class OptimConfig:
     """Largest global gradient norm."""
     autocast: Literal["none", "bfloat16", "float16"] = "none"
     """Arithmetic of the towers under autocast; losses are always float32."""
+    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata={"hashed": False})
+    """How several processes share what is trained: each has all of it (``ddp``), or a part of every block (``fsdp``,
+    for towers that do not fit). It changes no result, and a checkpoint of one is one of the other."""
 
     def __post_init__(self) -> None:
+        halves = self.parallel == "fsdp" and self.autocast == "float16"
+        require(not halves, "optim.autocast", "'none' or 'bfloat16' with optim.parallel = 'fsdp'", self.autocast)
         require(self.lr >= 0, "optim.lr", "0 or more", self.lr)
         require(self.eps > 0, "optim.eps", "above 0", self.eps)
         require(all(0 <= b < 1 for b in self.betas), "optim.betas", "two numbers in [0, 1)", self.betas)
@@ -193,6 +198,8 @@ class TuneConfig:
         of_use = self.teacher == "ema" or (self.distillation_weight > 0 and self.image.mode != "locked")
         why = "left alone where there is nothing to hold back (tune.image.mode 'locked' or distillation_weight 0)"
         require(of_use, "tune.teacher", why, self.teacher)
+        plain = self.optim.parallel == "ddp" or self.image.mode != "lora"
+        require(plain, "tune.optim.parallel", "'ddp' with tune.image.mode = 'lora'", self.optim.parallel)
         _require_parts("tune", self.batch_size, self.micro_batch_size)
         self._check_stride()
 

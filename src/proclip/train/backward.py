@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.batches import MicroBatches
+from .parallel import Parallel
 from .stages import Embeds, Stage
 
 
-def backward(stage: Stage, batch: Any, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-    """Leave the gradients of a batch's loss, times the loss scale, in the stage's parameters.
+def backward(spread: Parallel, batch: Any, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """Leave the gradients of a batch's loss, times the loss scale, in the stage's parameters: means over processes.
 
-    They are this process's own: `average_gradients` follows. Every process must call it with batches of as many parts.
+    Every process must call it, with batches of as many samples, in as many parts. The gradients of parts add up on
+    each process, and the processes' are averaged once, with those of the last part.
 
     A batch in parts gives the loss and the gradients that the whole would give (GradCache, arXiv 2101.06983). The
     loss is a function of the embeds alone, so its gradient passes through them: (1) every part is encoded without
@@ -23,26 +26,31 @@ def backward(stage: Stage, batch: Any, scaler: torch.amp.GradScaler) -> dict[str
     At no time are there activations of more than one part.
 
     Args:
-        stage: what is trained, in training mode.
+        spread: what is trained, in training mode.
         batch: what `Stage.loss` takes, or `MicroBatches` of it.
         scaler: of the loss.
 
     Returns:
         the terms of `Stage.objective`, detached, not scaled.
     """
+    stage = spread.stage
     if not isinstance(batch, MicroBatches):
-        return _differentiate(stage.loss(batch), scaler)
+        terms = _differentiate(stage.loss(batch, spread.encode), scaler)
+        spread.average()
+        return terms
     embeds, targets, states = _encode_all(stage, batch)
     terms = _differentiate(stage.objective(embeds, targets, batch), scaler)
     gradients = {name: leaf.grad for name, leaf in embeds.items() if leaf.grad is not None}
-    after, start = _random_state(stage), 0
-    for part, state in zip(batch.parts, states, strict=True):
+    after, start, last = _random_state(stage), 0, len(states) - 1
+    for number, (part, state) in enumerate(zip(batch.parts, states, strict=True)):
         _set_random_state(stage, state)
-        again = {name: tensor for name, tensor in stage.encode(part).items() if tensor.requires_grad}
-        end = start + len(next(iter(again.values())))
-        torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
+        with spread.no_sync() if number < last else nullcontext():
+            again = {name: tensor for name, tensor in spread.encode(part).items() if tensor.requires_grad}
+            end = start + len(next(iter(again.values())))
+            torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
         start = end
     _set_random_state(stage, after)
+    spread.average()
     return terms
 
 

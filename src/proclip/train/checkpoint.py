@@ -2,11 +2,12 @@
 
 ``step-00000200/`` holds ``stage.safetensors`` (weights, EMA teacher), ``optimizer.safetensors`` (moments by parameter
 *name*), ``rng.safetensors`` (torch's generators of every process) and ``state.json`` (step, data position, sizes of
-the files). A folder gets its name only when all of it is on disk; one that is damaged all the same is passed over.
+the files). Nothing in it but the generators depends on the number of processes, or on how they shared the stage. A folder gets its name only when all of it is on disk; one that is damaged all the same is passed over.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..distributed import barrier, is_main, rank, world_size
+from ..distributed import barrier, is_main, rank, sharded_as, whole, world_size
 from ..errors import ProclipError
 from ..models.proclip import load_weights
+from ..seeding import derive_seed
 from .optim import named_parameters
 
 FORMAT_VERSION = 1
@@ -52,13 +54,14 @@ def save_checkpoint(
     """
     target = folder / f"step-{step:08d}"
     rng = _rng_of_all_processes()
+    weights, moments = _on_main(stage.state_dict()), _on_main(_optimizer_tensors(optimizer))
     if is_main() and not _is_whole(target):  # a whole one of this step is this very state
         draft = folder / f".draft-{step:08d}"
         for leftover in (target, *folder.glob(".draft-*")):
             shutil.rmtree(leftover, ignore_errors=True)
         draft.mkdir(parents=True)
-        _save(draft / "stage.safetensors", stage.state_dict())
-        _save(draft / "optimizer.safetensors", _optimizer_tensors(optimizer))
+        _save(draft / "stage.safetensors", weights)
+        _save(draft / "optimizer.safetensors", moments)
         _save(draft / "rng.safetensors", rng)
         sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
         state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "files": sizes, **extra}
@@ -81,22 +84,32 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def load_checkpoint(path: Path, stage: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put stage, optimiser and torch's generators back to where they were.
 
+    On another number of processes than wrote it, generators start anew, from what the first process's was.
+
     Returns:
         ``state.json``: step, processes and the values that were saved as `extra`.
 
     Raises:
-        ProclipError: another format, another number of processes, a damaged file, or weights or moments that do not
-            fit; the message names what.
+        ProclipError: another format, a damaged file, or weights or moments that do not fit; the message names what.
     """
     state: dict[str, Any] = json.loads((path / STATE).read_text())
     if state["format_version"] != FORMAT_VERSION:
         raise ProclipError(f"{path}: format_version {state['format_version']}, this code reads {FORMAT_VERSION}")
-    if state["processes"] != world_size():
-        raise ProclipError(f"{path} is of a run on {state['processes']} processes, this one has {world_size()}")
-    load_weights(stage, _load(path / "stage.safetensors"), str(path / "stage.safetensors"))
+    own = stage.state_dict()
+    weights = {
+        name: sharded_as(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
+        for name, tensor in _load(path / "stage.safetensors").items()
+    }
+    load_weights(stage, weights, str(path / "stage.safetensors"))
     _restore_optimizer(optimizer, _load(path / "optimizer.safetensors"), path / "optimizer.safetensors")
-    _restore_rng(_load(path / "rng.safetensors"))
+    _restore_rng(_load(path / "rng.safetensors"), alike=state["processes"] == world_size())
     return state
+
+
+def part_generators() -> None:
+    """Give every process but the first a generator of its own, for dropout: all of them began with the same seed."""
+    if rank() > 0:
+        _reseed(torch.get_rng_state())
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -113,8 +126,20 @@ def _is_whole(path: Path) -> bool:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, path)
+    save_file(dict(tensors), path)
+
+
+def _on_main(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU for the main process, nothing for the others; every process calls it.
+
+    Copies, for safetensors refuses tensors that share memory, as tied weights do.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        everything = whole(tensor.detach())
+        if is_main():
+            copies[name] = everything.to("cpu", copy=True).contiguous()
+    return copies
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -150,7 +175,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         parameter = parameters[name]
         if what != "step" and tensor.shape != parameter.shape:
             raise ProclipError(f"{source}: {key} has shape {tuple(tensor.shape)}, wanted {tuple(parameter.shape)}")
-        optimizer.state[parameter][what] = tensor.to(parameter.device)
+        optimizer.state[parameter][what] = (
+            tensor.to(parameter.device) if what == "step" else sharded_as(tensor, parameter)
+        )
 
 
 def _rng_states() -> dict[str, Tensor]:
@@ -169,8 +196,17 @@ def _rng_of_all_processes() -> dict[str, Tensor]:
     return {f"{number}/{device}": state for number, states in enumerate(everyone) for device, state in states.items()}
 
 
-def _restore_rng(states: Mapping[str, Tensor]) -> None:
+def _restore_rng(states: Mapping[str, Tensor], alike: bool) -> None:
+    if not alike:
+        _reseed(states["0/cpu"])
+        return
     torch.set_rng_state(states[f"{rank()}/cpu"])
     cuda = states.get(f"{rank()}/cuda")
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
+
+
+def _reseed(state: Tensor) -> None:
+    """Start this process's generators with a seed that depends on a generator's state and on the process alone."""
+    digest = hashlib.sha256(state.numpy().tobytes()).hexdigest()
+    torch.manual_seed(derive_seed(digest, rank(), world_size()))

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
 from ..data.batches import BatchSource, MicroBatches
-from ..distributed import world_size
+from ..distributed import all_reduce_mean, check_alike, world_size
 from ..errors import ProclipError
 from .backward import backward
-from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import latest_checkpoint, load_checkpoint, part_generators, save_checkpoint
 from .metric_log import MetricLogger
-from .optim import average_gradients, build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from .optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from .parallel import Parallel, parallel
 from .progress import Progress
 from .stages import Stage
 
@@ -68,42 +69,48 @@ def fit(
     A resumed run ends with the weights of an uninterrupted one, on a CPU bit for bit; a stage that had ended is
     loaded and left as it is. On Ctrl-C the step is completed and a checkpoint written before KeyboardInterrupt.
 
+    On several processes all call it, each with a source of its own samples; N of them train as one does whose batch is
+    N times as large, and may go on from a checkpoint of M with the same global batch.
+
     Raises:
-        ProclipError: a loss or gradient is not finite (the last good checkpoint stays), or a checkpoint does not fit.
+        ProclipError: a loss or gradient is not finite (the last good checkpoint stays), a checkpoint does not fit, or
+            the processes do not see the same data and checkpoints.
     """
     folder, total = run_dir / "checkpoints" / name, epochs * source.steps_per_epoch
     device = next(stage.parameters()).device
-    optimizer, scaler = build_optimizer(stage.groups(), optim), build_scaler(optim, device)
-    plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
-    start, seconds, metrics = _resume(folder, plan, stage, optimizer, scaler)
-    logger.start_stage(name, start)
+    spread = parallel(stage, optim.parallel)
+    optimizer, scaler = build_optimizer(spread.stage.groups(), optim), build_scaler(optim, device)
     samples = source.batch_size * world_size()
+    plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total, "global_batch": samples}
+    check_alike({"batch_size": source.batch_size, **plan}, "each must read the same data set")
+    start, seconds, metrics = _resume(folder, plan, spread.stage, optimizer, scaler)
+    logger.start_stage(name, start)
     progress = Progress(name, start=start, total=total, samples_per_step=samples, plain_every=log.every_steps)
-    stage.train()
+    spread.stage.train()
     with progress, _DeferredInterrupt() as interrupt:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
             optimizer.zero_grad(set_to_none=True)
-            terms = backward(stage, batch, scaler)
-            average_gradients(optimizer)
+            terms = backward(spread, batch, scaler)
             scaler.unscale_(optimizer)
             terms["grad_norm"] = clip_gradients(optimizer, optim.grad_clip)
             values = _finite(terms, f"{name}, step {step} of {total}", folder, scaler)
             scaler.step(optimizer)
             scaler.update()
-            stage.after_step()
+            spread.stage.after_step()
 
             seconds += progress.advance(values["loss"])
             epoch, last = round(step / source.steps_per_epoch, 4), step == total
             metrics = values | {"lr": lr, "samples_per_second": progress.samples_per_second, "seconds": seconds}
             if step % log.every_steps == 0 or last:
                 logger.log(name, step, epoch, metrics)
-            _run_hooks(hooks, stage, name, step, epoch, logger)
+            _run_hooks(hooks, spread, name, step, epoch, logger)
             if step % log.checkpoint_every_steps == 0 or last or interrupt.asked:
                 state = plan | {"finished": last, "seconds": seconds, "metrics": metrics, "scaler": scaler.state_dict()}
-                save_checkpoint(folder, step, stage, optimizer, state, keep=log.keep_checkpoints)
+                save_checkpoint(folder, step, spread.stage, optimizer, state, keep=log.keep_checkpoints)
             if interrupt.asked:
                 raise KeyboardInterrupt
+    spread.gather()
     return FitResult(total, start, seconds, metrics)
 
 
@@ -112,11 +119,13 @@ def _resume(
 ) -> tuple[int, float, dict[str, float]]:
     """Load the newest checkpoint: steps done, seconds spent, last metrics; 0 and nothing without one."""
     path = latest_checkpoint(folder)
+    check_alike({"checkpoint": path and path.name}, f"{folder} must be the same folder for all, on a shared disk")
     if path is None:
+        part_generators()
         return 0, 0.0, {}
     state = load_checkpoint(path, stage, optimizer)
     for key, wanted in plan.items():
-        if state[key] != wanted:
+        if state.get(key, wanted) != wanted:  # one of an earlier version does not know its global batch
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
     return state["step"], state["seconds"], state["metrics"]
@@ -163,12 +172,12 @@ class _OnDevice:
 
 
 def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch.amp.GradScaler) -> dict[str, float]:
-    """The terms as numbers; the one point of a step that waits for the device.
+    """The terms of the global batch as numbers; the one point of a step that waits for the device.
 
     Raises:
         ProclipError: the loss, or a gradient that no loss scaling excuses, is not finite.
     """
-    numbers = torch.stack([t.detach().float() for t in terms.values()]).tolist()
+    numbers = all_reduce_mean(torch.stack([t.detach().float() for t in terms.values()])).tolist()
     values = dict(zip(terms, numbers, strict=True))
     decisive = ("loss",) if scaler.is_enabled() else ("loss", "grad_norm")  # the scaler skips steps that overflow
     if all(math.isfinite(values[n]) for n in decisive):
@@ -181,11 +190,14 @@ def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch
     )
 
 
-def _run_hooks(hooks: Sequence[Hook], stage: Stage, name: str, step: int, epoch: float, logger: MetricLogger) -> None:
+def _run_hooks(
+    hooks: Sequence[Hook], spread: Parallel, name: str, step: int, epoch: float, logger: MetricLogger
+) -> None:
     for hook in hooks:
         if step % hook.every_steps == 0:
-            logger.log(name, step, epoch, hook.run(step))
-            stage.train()
+            with spread.gathered():
+                logger.log(name, step, epoch, hook.run(step))
+            spread.stage.train()
 
 
 class _DeferredInterrupt:

@@ -1,13 +1,14 @@
 """The stages of training: each class is one objective of the paper, and nothing of how it is optimised.
 
 Letters: b batch of this process, n global batch (all processes), h width of the LLM's embeddings, d shared width.
-All losses are over the global batch: embeddings are gathered with gradient, so that one process and several give
-the same loss and the same gradients.
+All losses are over the global batch: embeddings are gathered with gradient, and every process takes the part of its
+own rows, so that one process and several give the same loss and the same gradients.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
 from ..data.batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
-from ..distributed import gather
+from ..distributed import gather, own_rows
 from ..errors import ProclipError
 from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
 from ..models.arithmetic import has_bfloat16
@@ -48,14 +49,14 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
-        """Scalars of the global batch: ``loss`` is differentiated, the others are logged. No tower runs here.
+        """Scalars whose mean over processes is the global batch's: ``loss`` is differentiated, the others are logged.
 
-        Of the batch only what `MicroBatches` has may be read.
+        No tower runs here, and of the batch only what `MicroBatches` has may be read.
         """
 
-    def loss(self, batch: Any) -> dict[str, Tensor]:
-        """`objective` of a batch that fits into memory as a whole."""
-        return self.objective(self.encode(batch), self.targets(batch), batch)
+    def loss(self, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
+        """`objective` of a batch that fits into memory as a whole; `encode` where another is to run the towers."""
+        return self.objective((encode or self.encode)(batch), self.targets(batch), batch)
 
     @abstractmethod
     def after_step(self) -> None:
@@ -94,7 +95,8 @@ class TextDistillation(Stage):
 
     def objective(self, embeds: Embeds, targets: Embeds, batch: DistillBatch) -> dict[str, Tensor]:
         """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
-        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss)
+        rows = own_rows(len(embeds["text"]))
+        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss, rows)
         return {"loss": terms.loss, "instance": terms.instance, "structure": terms.structure}
 
     def after_step(self) -> None:
@@ -196,20 +198,21 @@ class ImageTextTuning(Stage):
     ) -> dict[str, Tensor]:
         """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
         image_embeds, text_embeds = gather(embeds["image"]), gather(embeds["text"])  # [n, d]
+        rows = own_rows(len(embeds["image"]))
         ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
         masked = ids if self.config.mask_duplicates else {}
         logged: dict[str, Tensor] = {"logit_scale": self.logit_scale}
         if self.logit_bias is None:
-            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, **masked)
+            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, rows=rows, **masked)
         else:
-            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, **masked)
+            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, rows=rows, **masked)
             logged["logit_bias"] = self.logit_bias
         logged = {"contrastive": info, **logged}
         if not self.regularised:
             return {"loss": info, **logged}
-        stride = self.config.teacher_stride
-        held = image_embeds if stride == 1 else gather(embeds["image"][::stride])
-        reg = _distillation(held, gather(targets["image"]), self.config.loss)
+        held = embeds["image"][:: self.config.teacher_stride]
+        all_held = image_embeds if self.config.teacher_stride == 1 else gather(held)
+        reg = _distillation(all_held, gather(targets["image"]), self.config.loss, own_rows(len(held)))
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
 
@@ -265,7 +268,7 @@ class ContrastivePretraining(Stage):
         """InfoNCE, Eq. 4."""
         loss = contrastive_loss(
             gather(embeds["image"]), gather(embeds["text"]), self.logit_scale,
-            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
+            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids), rows=own_rows(len(embeds["image"])),
         )  # fmt: skip
         return {"loss": loss, "logit_scale": self.logit_scale}
 
@@ -289,10 +292,11 @@ def _normalize(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig) -> DistillationTerms:
+def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig, rows: slice | None) -> DistillationTerms:
     return distillation_loss(
         student, teacher, instance_weight=config.instance_weight, structure_weight=config.structure_weight,
         structure=config.structure, reduction=config.reduction, reference_batch=config.reference_batch,
+        rows=rows,
     )  # fmt: skip
 
 
