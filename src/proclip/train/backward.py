@@ -56,6 +56,7 @@ def _in_parts(spread: Parallel, batch: MicroBatches[Any], scaler: torch.amp.Grad
             torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
         start = end
     _set_random_state(stage, after)
+    spread.average()
     return terms
 
 
