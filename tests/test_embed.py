@@ -87,7 +87,9 @@ def test_a_later_column_costs_only_what_is_new(tmp_path: Path) -> None:
     assert (counts.rows, counts.texts, counts.kept) == (50, 10, 50)
     store = EmbeddingStore.open(tmp_path / "s")
     assert torch.equal(store.rows([key for key, _ in [*LATER, *MANY]]), wanted([*LATER, *MANY]))
-    assert all(files(tmp_path / "s")[name] == before[name] for name in ("shard-00000.safetensors", "keys-00000.safetensors"))
+    assert all(
+        files(tmp_path / "s")[name] == before[name] for name in ("shard-00000.safetensors", "keys-00000.safetensors")
+    )
 
 
 def test_a_column_of_known_texts_needs_no_model(tmp_path: Path) -> None:

@@ -252,9 +252,7 @@ def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
     return seen
 
 
-def _new_plan(
-    folder: Path, manifest: Manifest, captions: Sequence[tuple[str, str]], seen: _Seen, name: str
-) -> Plan:
+def _new_plan(folder: Path, manifest: Manifest, captions: Sequence[tuple[str, str]], seen: _Seen, name: str) -> Plan:
     tables = manifest.key_tables(folder)
     found = index_of(folder, manifest, write=True).find(seen.hashes)
     wanted = seen.lengths > 0

@@ -16,7 +16,6 @@ from ..config import TuneConfig
 from ..data.dataset import Sample, check_images
 from ..data.loaders import DECODE_THREADS, TuneBatches
 from ..data.store import EmbeddingStore, StoreWriter
-from ..errors import ProclipError
 from ..models.clip import Clip
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
