@@ -191,16 +191,16 @@ class EmbeddingStore:
             number, places = int(shard_of[first]), order[first:last]
             yield places, self._shards[number], rows[places] - self._starts[number]
 
-    def check(self, captions: Iterable[tuple[str, str]]) -> None:
+    def check(self, captions: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
         """Refuse captions that were not embedded, or that have changed since.
 
         Args:
-            captions: pairs of key and text; a generator is read bit by bit.
+            captions: keys and texts; pairs from a generator are read bit by bit.
 
         Raises:
             ProclipError: a key is not in the store, or the text embedded under it is another one.
         """
-        remaining = iter(captions)
+        remaining = iter(captions.items() if isinstance(captions, Mapping) else captions)
         while chunk := list(islice(remaining, CHECKED)):
             keys, texts = zip(*chunk, strict=True)
             known = self._found(keys).texts
