@@ -41,7 +41,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     """`value` as TOML or JSON gave it, as the type that a field declares."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        wanted = next(a for a in args if a is not type(None))
+        wanted = _member(value, [a for a in args if a is not type(None)])
         if type(None) in args and (value is None or (value == NOTHING and wanted is not str)):
             return None
         if dataclasses.is_dataclass(wanted):
@@ -66,6 +66,15 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     good = isinstance(value, annotation) and not (isinstance(value, bool) and annotation is not bool)
     require(good, where, f"of type {annotation.__name__}", value)
     return value
+
+
+def _member(value: Any, members: Sequence[Any]) -> Any:
+    """Of a union the type whose form a value has: a list, a table, or else the first."""
+    for form, classes in ((Mapping, Mapping), ((list, tuple), tuple)):
+        fits = [m for m in members if isinstance(o := typing.get_origin(m), type) and issubclass(o, classes)]
+        if fits and isinstance(value, form):
+            return fits[0]
+    return members[0]
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
@@ -203,13 +212,20 @@ def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
+def _inline(value: Any) -> str:
+    """A value of TOML in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def dump(config: Any) -> str:
     """A config as TOML that `load_recipe` reads back to an equal one."""
 
     def table(values: Mapping[str, Any], path: str) -> list[str]:
-        lines = [
-            f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items() if not isinstance(v, Mapping)
-        ]
+        lines = [f"{_key(k)} = {_inline(v)}" for k, v in values.items() if not isinstance(v, Mapping)]
         for key, value in values.items():
             if isinstance(value, Mapping):
                 name = f"{path}.{_key(key)}" if path else _key(key)
@@ -221,6 +237,8 @@ def dump(config: Any) -> str:
 
 def _changed(value: Any) -> Any:
     """A config's fields that are not at their defaults, as plain values; without those that change no model."""
+    if isinstance(value, tuple):
+        return [_changed(one) for one in value]
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     changed = {}

@@ -26,6 +26,12 @@ from .recipes import pick_device
 _log = logging.getLogger(__name__)
 
 
+def read_captions(stage: DistillConfig | TuneConfig) -> tuple[str, ...]:
+    """Every caption column that a stage reads, its teacher's too."""
+    of_teacher = stage.teacher_captions.values() if isinstance(stage, DistillConfig) else ()
+    return tuple(dict.fromkeys([*stage.captions, *of_teacher]))
+
+
 def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
     """What the LLM and what the teacher must read, each as caption key -> text.
 
@@ -36,11 +42,11 @@ def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str]
     teacher: dict[str, str] = {}
     stages: list[DistillConfig | TuneConfig] = [s for s in (recipe.distill, recipe.tune) if s is not None]
     for stage in stages:
-        for sample in data.select(stage.split):
+        for sample in data.select(stage.split, read_captions(stage)):
             llm.update({caption_key(sample.key, c): caption_of(sample, c) for c in stage.captions})
     if recipe.distill:
         columns = {recipe.distill.teacher_captions.get(c, c) for c in recipe.distill.captions}
-        for sample in data.select(recipe.distill.split):
+        for sample in data.select(recipe.distill.split, read_captions(recipe.distill)):
             teacher.update({caption_key(sample.key, c): caption_of(sample, c) for c in sorted(columns)})
     return llm, teacher
 
@@ -100,7 +106,7 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
     first = recipes[0]
     llm: dict[str, str] = {}
     teacher: dict[str, str] = {}
-    data = ImageCaptions(first.data.dataset)
+    data = ImageCaptions.of(first.data)
     # Before the LLM embeds anything, so that a CLIP that does not load is found at once.
     clip = load_clip(first.clip) if any(recipe.distill for recipe in recipes) else None
     for recipe in recipes:
@@ -111,7 +117,7 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
         of_llm, of_teacher = needed_captions(recipe, data)
         llm.update(of_llm)
         if recipe.distill and clip:
-            cut = cut_captions(recipe.distill, data.select(recipe.distill.split), clip)
+            cut = cut_captions(recipe.distill, data.select(recipe.distill.split, read_captions(recipe.distill)), clip)
             teacher.update({key: text for key, text in of_teacher.items() if key not in cut})
         warn_of_raw_states(recipe)
     store = Path(first.data.store)

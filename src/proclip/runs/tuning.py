@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from ..config import TuneConfig
-from ..data.dataset import Sample, check_images
+from ..config import DataConfig, TuneConfig
+from ..data.dataset import Sample, Samples, check_images
 from ..data.loaders import DECODE_THREADS, TuneBatches
 from ..data.store import EmbeddingStore, StoreWriter, text_digest
 from ..errors import ProclipError
 from ..models.clip import Clip
-from ..models.preprocess import ImagePreprocess, read_image
+from ..models.preprocess import ImagePreprocess
 from ..models.proclip import ProCLIP
 from ..train.optim import build_optimizer
 from ..train.stages import ImageTextTuning
@@ -42,12 +42,14 @@ def first_bias(config: TuneConfig, clip: Clip) -> float | None:
 
 def open_tuning(
     config: TuneConfig,
-    samples: Sequence[Sample],
+    samples: Samples,
     model: ProCLIP,
     clip: Clip,
     llm: EmbeddingStore,
     store: Path,
     seed: int,
+    data: DataConfig,
+    broken_file: Path,
 ) -> tuple[TuneBatches, ImageTextTuning]:
     """Everything that stage 2 needs, checked.
 
@@ -59,6 +61,8 @@ def open_tuning(
         llm: the LLM's embeddings.
         store: folder of the cached teacher's embeddings.
         seed: of the batches.
+        data: limits and settings of reading pictures.
+        broken_file: where pictures that turn out broken are listed.
 
     Raises:
         ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
@@ -67,7 +71,7 @@ def open_tuning(
     teacher = None
     if config.teacher == "cached":
         teacher = cached_teacher(samples, model, clip, store)
-    batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher)
+    batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher, data, broken_file)
     return batches, tuning_stage(config, model)
 
 
@@ -107,7 +111,7 @@ def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder
             pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
             with torch.inference_mode():
                 embeds = F.normalize(tower(pixels.to(device)).float(), dim=-1)
-            writer.add([s.key for s in chunk], embeds, texts=[_version(s) for s in chunk])
+            writer.add([s.key for s in chunk], embeds, texts=[s.picture.stamp() for s in chunk])
     if missing:
         line = f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures"
         Console(stderr=True).print(line, highlight=False, soft_wrap=True)
@@ -122,16 +126,10 @@ def image_identity(clip: Clip) -> dict[str, Any]:
 def _is_done(sample: Sample, writer: StoreWriter) -> bool:
     if sample.key not in writer.done_keys:
         return False
-    if writer.done_keys[sample.key] != text_digest(_version(sample)):
-        raise ProclipError(f"{sample.path} has changed since its embedding was cached: delete {writer.folder}")
+    if writer.done_keys[sample.key] != text_digest(sample.picture.stamp()):
+        raise ProclipError(f"{sample.picture} has changed since its embedding was cached: delete {writer.folder}")
     return True
 
 
-def _version(sample: Sample) -> str:
-    """Changes when the picture's file does."""
-    status = sample.path.stat()
-    return f"{status.st_size} bytes, {status.st_mtime_ns}"
-
-
 def _pixels(sample: Sample, preprocess: ImagePreprocess) -> Tensor:
-    return preprocess(read_image(sample.path))
+    return preprocess(sample.picture.open())

@@ -172,7 +172,8 @@ def _finite(terms: Mapping[str, Tensor], where: str, folder: Path, scaler: torch
 def _run_hooks(hooks: Sequence[Hook], stage: Stage, name: str, step: int, epoch: float, logger: MetricLogger) -> None:
     for hook in hooks:
         if step % hook.every_steps == 0:
-            logger.log(name, step, epoch, hook.run(step))
+            if found := hook.run(step):
+                logger.log(name, step, epoch, found)
             stage.train()
 
 
