@@ -183,6 +183,8 @@ class ImageCaptions:
             for one in mixture
             for source in open_sources(one.path, max_pixels)
         ]
+        for part in parts:
+            part.source.check_keys()
         if len(parts) > 1:
             _check_keys([part.source for part in parts])
         self.samples = Samples(parts)

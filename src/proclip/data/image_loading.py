@@ -36,7 +36,7 @@ class Loaded:
     """Caption column that was drawn for it."""
     pixels: Tensor
     """Augmented, as the tower takes it."""
-    broken: tuple[Broken, ...] = ()
+    broken: Broken | None = None
     """What it takes the place of."""
 
     @property
@@ -95,7 +95,7 @@ class ImageLoader:
             ProclipError: no picture is left to take another's place, or too many were broken.
         """
         loaded = [one.result() for one in loading]
-        self.broken.record(len(loaded), [broken for one in loaded for broken in one.broken])
+        self.broken.record(len(loaded), [one.broken for one in loaded if one.broken])
         return loaded
 
     def load(self, place: int, order: Pass, epoch: int) -> Loaded:
@@ -104,7 +104,7 @@ class ImageLoader:
         Raises:
             ProclipError: a thousand pictures in a row are broken, or all of them.
         """
-        faults: list[tuple[str, str]] = []
+        first: tuple[str, str] | None = None
         tries = min(TRIES, len(order))
         for number in range(tries):
             draw = order[place if number == 0 else (place + self.order.stride + number - 1) % len(order)]
@@ -112,11 +112,12 @@ class ImageLoader:
             try:
                 pixels = self._pixels(sample, draw, epoch)
             except ProclipError as error:
-                faults.append((sample.key, str(error)))
+                first = first or (sample.key, str(error))
                 continue
-            broken = tuple(Broken(key, why, sample.key) for key, why in dict(faults).items())
+            broken = Broken(*first, instead=sample.key) if first else None
             return Loaded(sample, self._column(sample, draw, epoch), pixels, broken)
-        raise ProclipError(f"{tries} pictures in a row cannot be used, such as {faults[0][0]!r}: {faults[0][1]}")
+        assert first is not None
+        raise ProclipError(f"{tries} pictures in a row cannot be used, such as {first[0]!r}: {first[1]}")
 
     def _rng(self, purpose: str, epoch: int, sample: Sample, draw: Draw) -> np.random.Generator:
         again = (draw.copy,) if draw.copy else ()

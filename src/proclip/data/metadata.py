@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ..errors import ProclipError
-from .columns import TEXT, TEXTS, ColumnBuilder, batched, repeated
+from .columns import TEXT, TEXTS, ColumnBuilder, batched
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files of which a folder of images holds one."""
@@ -48,7 +48,7 @@ class RowTable:
     """A table of captioned images, n rows, as columns."""
 
     keys: pa.ChunkedArray
-    """[n] texts, unique."""
+    """[n] texts, which should be unique."""
     files: pa.ChunkedArray
     """[n] paths of the pictures, as the table has them."""
     splits: pa.ChunkedArray | None
@@ -88,15 +88,12 @@ def read_table(path: Path, path_columns: Sequence[str] = (FILE_NAME,)) -> RowTab
         path_columns: of which the first that is there names the picture.
 
     Raises:
-        ProclipError: not UTF-8, a row that is not an object or names no picture, no rows, or a key that is there twice.
+        ProclipError: not UTF-8, a row that is not an object or names no picture, or no rows.
     """
     try:
-        table = _from_parquet(path, path_columns) if path.suffix == ".parquet" else _from_rows(path, path_columns)
+        return _from_parquet(path, path_columns) if path.suffix == ".parquet" else _from_rows(path, path_columns)
     except UnicodeDecodeError as error:
         raise ProclipError(f"{path} is not UTF-8: {error}") from None
-    if twice := repeated(table.keys)[:1].to_pylist():
-        raise ProclipError(f"{_second_place(path, table.keys, twice[0])}: key {twice[0]!r} is there twice")
-    return table
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -106,6 +103,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         ProclipError: a line is not what the format wants.
     """
     return _json_lines(path) if path.suffix == ".jsonl" else _csv(path, "\t" if path.suffix == ".tsv" else ",")
+
+
+def row_name(path: Path, row: int) -> str:
+    """Where a table's row is written, for messages."""
+    if path.suffix == ".parquet":
+        return f"{path}, row {row + 1}"
+    return next(found.where for number, found in enumerate(read_rows(path)) if number == row)
 
 
 def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
@@ -171,14 +175,6 @@ def _splits(row: Row) -> dict[str, list[str]]:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
-
-
-def _second_place(path: Path, keys: pa.ChunkedArray, key: str) -> str:
-    """Where a repeated key stands again, for the message."""
-    row = [n for n, value in enumerate(pc.equal(keys, key).to_pylist()) if value][1]
-    if path.suffix == ".parquet":
-        return f"{path}, row {row + 1}"
-    return next(found.where for n, found in enumerate(read_rows(path)) if n == row)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from ..errors import ProclipError
 from ..models.image_files import MAX_PIXELS
-from .columns import TEXTS, blank, map_table, repeated
+from .columns import TEXTS, blank, map_table, places_of, repeated
 from .hub import PREFIX, is_saved, load_hub_dataset
-from .metadata import LISTS, NAMES, PATH_COLUMNS, SPECIAL, RowTable, metadata_file, read_table
+from .metadata import LISTS, NAMES, PATH_COLUMNS, SPECIAL, RowTable, metadata_file, read_table, row_name
 from .pictures import CellPicture, FilePicture, Picture, TarPicture
 from .tar_index import INDEX, OF_CAPTION, open_index, shards_of
 
+JOINED = "joined"
+"""Folder, beside the data, of caption columns that were joined to them."""
 FORMS = f"""it must be one of
     a folder of images with {", ".join(NAMES)}
     a list of images, {", ".join(LISTS)}, with a column {", ".join(PATH_COLUMNS)}, relative to the list
@@ -51,6 +53,10 @@ class Source:
     """Folder of what we write beside it; None where nothing can be."""
     in_files: bool = False
     """Whether every picture is a file of its own, which may be missing."""
+    in_shards: bool = False
+    """Whether keys are ``SHARD/NAME``."""
+    row_name: Callable[[int], str] | None = None
+    """Where a row is written, for messages; None: there is no more to say than `where`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -79,6 +85,12 @@ class Source:
     def split_names(self) -> set[str]:
         """Every split that a row names."""
         return set() if self.splits is None else set(pc.unique(pc.list_flatten(self.splits)).to_pylist())
+
+    def check_keys(self) -> None:
+        """Raise `ProclipError` if a key is there twice; the message says where the second is."""
+        for key in repeated(self.keys)[:1].to_pylist():
+            second = places_of(self.keys, key)[1]
+            raise ProclipError(f"{self.row_name(second) if self.row_name else self.where}: key {key!r} is there twice")
 
     def complete(self, columns: tuple[str, ...]) -> np.ndarray[Any, Any]:
         """Which rows have a text in all of some columns, [n] bool."""
@@ -125,6 +137,7 @@ def _table(path: Path, folder: Path, path_columns: tuple[str, ...], max_pixels: 
         picture=lambda row: FilePicture(folder / files[row].as_py(), max_pixels),
         picture_names=lambda: pc.replace_substring_regex(files, "^.*/", ""),
         texts=table.texts, lists=table.lists, splits=table.splits, urls=table.urls, beside=beside, in_files=True,
+        row_name=lambda row: row_name(path, row),
     )  # fmt: skip
 
 
@@ -144,7 +157,7 @@ def _shards(folder: Path, max_pixels: int) -> Source:
     return Source(
         where=str(folder), keys=keys, picture=picture, picture_names=lambda: keys,
         texts={name: column for name, column in texts.items() if column.null_count < len(column)}, lists={},
-        urls=table.column("url"), beside=folder / INDEX,
+        urls=table.column("url"), beside=folder / INDEX, in_shards=True,
     )  # fmt: skip
 
 
@@ -156,7 +169,7 @@ def _joined(source: Source) -> Source:
     """
     assert source.beside is not None
     texts = dict(source.texts)
-    for path in sorted((source.beside / "joined").glob("*.arrow")):
+    for path in sorted((source.beside / JOINED).glob("*.arrow")):
         table = map_table(path)
         keys = table.column("key")
         if len(keys) != len(source) or not keys.equals(source.keys.cast(keys.type)):
@@ -180,7 +193,7 @@ def _hub(identifier: str, split: str | None, max_pixels: int) -> list[Source]:
 
 
 def _dataset(identifier: str, dataset: Any, split: str | None, max_pixels: int) -> Source:
-    """Text columns are captions, the only column of pictures the pictures; keys: ``SPLIT/ROW``, or the column ``key``."""
+    """Text columns are captions, the only column of pictures the pictures; keys: a column ``key``, or ``SPLIT/ROW``."""
     from datasets import Image
 
     where = identifier if split is None else f"{identifier}, split {split!r}"
@@ -201,8 +214,6 @@ def _dataset(identifier: str, dataset: Any, split: str | None, max_pixels: int) 
 
     if "key" in table.column_names:
         keys = table.column("key").cast(pa.string())
-        if twice := repeated(keys)[:1].to_pylist():
-            raise ProclipError(f"{where}: key {twice[0]!r} is there twice")
     else:
         keys = pa.chunked_array([[f"{split}/{row}" if split else str(row) for row in range(len(dataset))]], pa.string())
     columns = {n: table.column(n) for n in table.column_names if n not in SPECIAL and n != name}

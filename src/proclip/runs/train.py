@@ -193,16 +193,22 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
     _finish(folder, lambda draft: save_clip(model.cpu(), clip, draft))
 
 
+def _data_digests(recipe: Recipe, data: ImageCaptions) -> dict[str, str]:
+    """Hash of what each stage reads of the data."""
+    stages = {"distill data": recipe.distill, "tune data": recipe.tune}
+    return {
+        name: data.select(stage.split, read_captions(stage)).digest(tuple(stage.captions))
+        for name, stage in stages.items() if stage is not None
+    }  # fmt: skip
+
+
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     clip = load_clip(recipe.clip)
     llm = EmbeddingStore.open(Path(recipe.data.store) / "llm")
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
-    inputs = {"clip": clip.identity["sha256"], **llm.identity}
-    for name, part in (("distill", recipe.distill), ("tune", recipe.tune)):
-        if part is not None:
-            inputs[f"{name} data"] = data.select(part.split, read_captions(part)).digest(tuple(part.captions))
+    inputs = {"clip": clip.identity["sha256"], **llm.identity, **_data_digests(recipe, data)}
     if recipe.init:
         inputs["init"] = digest_of(checkpoint_folder(recipe.init))
     if _check_inputs(folder, inputs):
@@ -246,10 +252,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
             evaluation.report(model, "distill")
     if recipe.tune and pairs:
         Console(stderr=True).print(trained_parameters(tuning, model), highlight=False, soft_wrap=True)
-        hooks = [
-            *(evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []),
-            _counting(pairs.broken, recipe.log),
-        ]
+        hooks = [_counting(pairs.broken, recipe.log)]
+        hooks += evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
         fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
             run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
         _say_broken(pairs.broken, folder)
