@@ -43,7 +43,7 @@ class RowView(Mapping[str, V]):
         return converted
 
     def __contains__(self, name: object) -> bool:
-        return name in self._columns and self._columns[name][self._row].is_valid
+        return isinstance(name, str) and name in self._columns and bool(self._columns[name][self._row].is_valid)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._columns if name in self)
@@ -131,7 +131,8 @@ def raw_bytes(array: pa.Array) -> bytes:
     _, places, content = whole.buffers()
     ends = np.frombuffer(places, dtype=np.int64)[whole.offset : whole.offset + len(whole) + 1]
     texts = memoryview(content)[ends[0] : ends[-1]] if content is not None else b""
-    return lengths.tobytes() + bytes(texts)
+    found: bytes = lengths.tobytes() + bytes(texts)
+    return found
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

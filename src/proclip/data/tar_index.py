@@ -140,11 +140,14 @@ def index_folder(
 
 def _indexed(todo: Sequence[Path], fields: tuple[str, ...], workers: int) -> Iterator[None]:
     if workers <= 1:
-        yield from (index_shard(shard, fields) for shard in todo)
+        for shard in todo:
+            index_shard(shard, fields)
+            yield
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(index_shard, shard, fields) for shard in todo]):
-            yield done.result()
+            done.result()
+            yield
 
 
 def index_shard(shard: Path, fields: tuple[str, ...]) -> None:
@@ -208,7 +211,7 @@ def open_index(folder: Path) -> tuple[pa.Table, list[Path], list[int]]:
         raise ProclipError(
             f"{folder}: {gone[0]}.tar is indexed but gone: bring it back, or delete its index in {INDEX}"
         )
-    tables = []
+    tables: list[pa.Table] = []
     for shard in shards:
         table = map_table(index_path(shard))
         about, status = _about(index_path(shard), table.schema), shard.stat()

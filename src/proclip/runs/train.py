@@ -233,13 +233,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         distillation = TextDistillation(model.adapter, recipe.distill)
         build_optimizer(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
-        samples, store = (
-            data.select(recipe.tune.split, read_captions(recipe.tune)),
-            of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip),
-        )
-        pairs, tuning = open_tuning(
-            recipe.tune, samples, model, clip, llm, store, recipe.seed, recipe.data, folder / BROKEN
-        )
+        pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN)
     evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from ..config import DataConfig, TuneConfig
-from ..data.dataset import Sample, Samples, check_images
+from ..config import Recipe, TuneConfig
+from ..data.dataset import ImageCaptions, Sample, check_images
 from ..data.loaders import DECODE_THREADS, TuneBatches
 from ..data.store import EmbeddingStore, StoreWriter, text_digest
 from ..errors import ProclipError
@@ -22,6 +22,7 @@ from ..models.preprocess import ImagePreprocess
 from ..models.proclip import ProCLIP
 from ..train.optim import build_optimizer
 from ..train.stages import ImageTextTuning
+from .embed import of_clip, read_captions
 
 BATCH = 128
 """Pictures that the original tower embeds at a time."""
@@ -41,37 +42,34 @@ def first_bias(config: TuneConfig, clip: Clip) -> float | None:
 
 
 def open_tuning(
+    recipe: Recipe,
     config: TuneConfig,
-    samples: Samples,
+    data: ImageCaptions,
     model: ProCLIP,
     clip: Clip,
     llm: EmbeddingStore,
-    store: Path,
-    seed: int,
-    data: DataConfig,
     broken_file: Path,
 ) -> tuple[TuneBatches, ImageTextTuning]:
     """Everything that stage 2 needs, checked.
 
     Args:
+        recipe: whose stage it is.
         config: of stage 2.
-        samples: of its split.
+        data: images and captions.
         model: what it trains; its image tower is still the original.
         clip: the checkpoint that the tower comes from.
         llm: the LLM's embeddings.
-        store: folder of the cached teacher's embeddings.
-        seed: of the batches.
-        data: limits and settings of reading pictures.
         broken_file: where pictures that turn out broken are listed.
 
     Raises:
         ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
     """
+    samples = data.select(config.split, read_captions(config))
     check_images(samples)
     teacher = None
     if config.teacher == "cached":
-        teacher = cached_teacher(samples, model, clip, store)
-    batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher, data, broken_file)
+        teacher = cached_teacher(samples, model, clip, of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip))
+    batches = TuneBatches(samples, llm, clip.preprocess, config, recipe.seed, teacher, recipe.data, broken_file)
     return batches, tuning_stage(config, model)
 
 
