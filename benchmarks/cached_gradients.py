@@ -50,8 +50,7 @@ class NoiseParts:
 
     def whole(self) -> MicroBatches[TuneBatch]:
         """As a loader gives it."""
-        numbers = torch.arange(self.batch)
-        return MicroBatches(parts=self, image_ids=numbers, text_ids=numbers)
+        return MicroBatches(parts=self)
 
 
 def steps_of(
@@ -135,7 +134,7 @@ def main() -> None:
         ratio = turns.ratio(f"cached, {label}", f"accumulated, {label}")
         figures.append(figure(f"time over accumulation, {label}", ratio, "x", aim=f"{least} in forward passes"))
     write(options, __doc__, figures, {"clip": name, "side": side, "batch": batch, "part": part, "found": found,
-                                      "timed": {"parts": PARTS_IN_TIME, "part": timed}, "turns": turns.values()})  # fmt: skip
+                                      "timed": {"parts": PARTS_IN_TIME, "part": timed}, "turns": turns.values()})
 
 
 if __name__ == "__main__":

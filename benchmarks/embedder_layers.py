@@ -25,7 +25,6 @@ from proclip.metrics import ranks_of_first_positive
 from proclip.models.adapter import Adapter
 from proclip.models.clip import Clip, load_clip
 from proclip.models.embedder_source import locate
-from proclip.models.preprocess import read_image
 from proclip.runs.recipes import environment, find_recipe
 from proclip.seeding import generator, seed_all
 
@@ -108,7 +107,7 @@ def main() -> None:
     asked = {c: [s.captions[c] for s in dev] for c in ("short", "long", "name_en", "name_de", "name_ja")}
     texts = train_texts + [t for column in asked.values() for t in column]
     with torch.inference_mode():
-        pixels = torch.stack([clip.preprocess(read_image(s.path)) for s in dev])
+        pixels = torch.stack([clip.preprocess(s.picture.open()) for s in dev])
         image_embeds = F.normalize(clip.image_tower(pixels), dim=-1)
     teacher = clip.encode(train_texts).embeds
     rows = []

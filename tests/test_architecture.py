@@ -97,6 +97,7 @@ def test_command_line() -> None:
             "--out",
             "--compare",
         ],
+        "data": ["-h", "--help", "action"],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
         "convert": [

@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("--trust-images", action="store_true", help="do not decode every picture before the start")
 
     _add_eval(verbs)
+    _add_data(verbs)
 
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
@@ -92,6 +93,26 @@ def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
                           help="instead of a model: two result files, paired over the same items")  # fmt: skip
 
 
+def _add_data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    data = verbs.add_parser("data", help="index tar shards, check a data set, describe it, join captions to it")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    index = actions.add_parser("index", help="an offset table beside tar shards, once: random access to their samples")
+    check = actions.add_parser("check", help="broken pictures, missing captions, duplicates; exit status 1 if any")
+    stats = actions.add_parser("stats", help="formats, sizes, lengths of captions, languages")
+    join = actions.add_parser("join", help="captions of a table to the samples of their URL or key")
+    for parser in (index, check, stats, join):
+        parser.add_argument("folder", help="folder of shards" if parser is index else "data set, as in a recipe")
+    index.add_argument("--fields", default="", metavar="A,B", help="of the .json members, as caption columns")
+    index.add_argument("--workers", type=int, help="processes (default: as many as cores)")
+    check.add_argument("--captions", default="", metavar="A,B", help="columns every sample should have (default: all)")
+    check.add_argument("--min-side", type=int, default=16, help="pixels; less is tiny (default: %(default)s)")
+    for parser in (check, stats):
+        parser.add_argument("--json", action="store_true", help="for machines")
+    join.add_argument("file", type=Path, help=".csv, .tsv, .parquet or .jsonl")
+    join.add_argument("--on", required=True, metavar="url|key[=COLUMN]", help="what is matched")
+    join.add_argument("--columns", required=True, metavar="NEW[=OLD],...", help="caption columns to add")
+
+
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     inspect = verbs.add_parser("inspect", help="what a model is and where it comes from, in one screen")
     inspect.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
@@ -132,8 +153,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
                         help="leave out keys that begin so (repeatable)")  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Call the verb's function; imports happen here, so that ``--help`` is quick."""
+def run(arguments: argparse.Namespace) -> int:
+    """Call the verb's function; imports happen here, so that ``--help`` is quick.
+
+    Returns:
+        exit status.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours
@@ -167,6 +192,10 @@ def run(arguments: argparse.Namespace) -> None:
             )  # fmt: skip
     elif arguments.verb == "eval":
         _evaluate(arguments)
+    elif arguments.verb == "data":
+        from .runs.data import data_command
+
+        return data_command(arguments)
     elif arguments.verb == "quickstart":
         from .runs.quickstart import quickstart
 
@@ -189,6 +218,7 @@ def run(arguments: argparse.Namespace) -> None:
         from .runs.report import report_command
 
         report_command(arguments.results, arguments.out, arguments.reference, arguments.clip_benchmark)
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -234,11 +264,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command ``proclip``.
 
     Returns:
-        0, also when SIGTERM came and a checkpoint was written; 2 for bad input; 130 when interrupted.
+        0, also when SIGTERM came and a checkpoint was written; 1 if ``data check`` found something; 2 for bad input;
+        130 when interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
-        run(arguments)
+        return run(arguments)
     except ProclipError as error:
         print(f"proclip: error: {error}", file=sys.stderr)
         return 2
@@ -255,7 +286,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"proclip: error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

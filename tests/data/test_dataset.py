@@ -9,7 +9,7 @@ from PIL import Image
 
 from proclip.data.dataset import ImageCaptions, caption_of, check_captions
 from proclip.errors import ProclipError
-from proclip.models.preprocess import read_image
+from proclip.models.image_files import read_image
 
 
 def dataset(folder: Path, text: str) -> ImageCaptions:

@@ -118,7 +118,7 @@ def test_the_cached_teacher_is_the_original_tower_on_plain_pictures(
     assert "plain pictures" in capsys.readouterr().err
     assert run(recipe, tmp_path / "two", [*SETTINGS["cached"], "seed=1"]) == 0  # what is there serves other runs
     assert "plain pictures" not in capsys.readouterr().err
-    picture = samples[0].path
+    picture = Path(str(samples[0].picture))
     status = picture.stat()
     os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     try:

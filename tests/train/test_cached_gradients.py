@@ -20,13 +20,12 @@ from tiny_tune import BATCH, EMBED_DIM, LLM_DIM, TinyPairs, TinyTower, tiny_stag
 from torch import Tensor, nn
 
 from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
-from proclip.data.batches import DistillBatch, MicroBatches, PretrainBatch
+from proclip.data.batches import DistillBatch, MicroBatches, PairIds, PretrainBatch, TuneBatch
 from proclip.errors import ProclipError
 from proclip.models.adapter import Adapter
 from proclip.models.clip_transformers import ClipImageTower
 from proclip.seeding import generator, seed_all
 from proclip.train.backward import backward
-from proclip.train.parallel import Parallel
 from proclip.train.checkpoint import latest_checkpoint
 from proclip.train.parallel import Parallel
 from proclip.train.stages import ContrastivePretraining, ImageTextTuning, Stage, TextDistillation
@@ -41,8 +40,7 @@ def sliced(batch: Any, part: slice) -> Any:
 
 def in_parts(batch: Any, size: int) -> MicroBatches[Any]:
     parts = [sliced(batch, slice(start, start + size)) for start in range(0, BATCH, size)]
-    ids = {name: getattr(batch, name, torch.arange(BATCH)) for name in ("image_ids", "text_ids")}
-    return MicroBatches(parts=parts, **ids)
+    return MicroBatches(parts=parts)
 
 
 def off() -> torch.amp.GradScaler:
@@ -61,7 +59,11 @@ def at_once(stage: Stage, batch: MicroBatches[Any]) -> dict[str, Tensor]:
     stage.zero_grad()
     embeds, targets = zip(*[(stage.encode(part), stage.targets(part)) for part in batch.parts], strict=True)
     joined = [{name: torch.cat([p[name] for p in parts]) for name in parts[0]} for parts in (embeds, targets)]
-    terms = stage.objective(*joined, batch)
+    ids = None
+    if hasattr(batch.parts[0], "image_ids"):
+        names = ("image_ids", "text_ids")
+        ids = PairIds(**{name: torch.cat([getattr(part, name) for part in batch.parts]) for name in names})
+    terms = stage.objective(*joined, ids)
     terms["loss"].backward()
     return {**terms, **{n: p.grad for n, p in stage.named_parameters() if p.grad is not None}}
 
@@ -201,7 +203,7 @@ class PartPairs(TinyPairs):
         for batch in super().epoch(epoch, start):
             own = sliced(batch, self.share)
             parts = [sliced(own, slice(s, s + 2)) for s in range(0, self.batch_size, 2)]
-            yield MicroBatches(parts=parts, image_ids=own.image_ids, text_ids=own.text_ids)
+            yield MicroBatches(parts=parts)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -257,8 +259,7 @@ def peak_mib(parts: int, size: int) -> float:
         NoisePairs(parts, size),
     )
     stage.train()
-    ids = torch.arange(parts * size)
-    whole = next(iter(noise)) if parts == 1 else MicroBatches(parts=noise, image_ids=ids, text_ids=ids)
+    whole = next(iter(noise)) if parts == 1 else MicroBatches(parts=noise)
     backward(Parallel(stage), whole, off())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

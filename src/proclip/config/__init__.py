@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .data import DataConfig, MixtureConfig
 from .embedder import EmbedderConfig
 from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
@@ -10,7 +11,6 @@ from .reading import config_hash, dump, from_dict, load_recipe, merge_settings, 
 from .schema import (
     AdapterConfig,
     AugmentConfig,
-    DataConfig,
     DistillConfig,
     DistillLossConfig,
     LogConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluateConfig",
     "ImageTuningConfig",
     "LogConfig",
+    "MixtureConfig",
     "OptimConfig",
     "ParameterRule",
     "PretrainConfig",

@@ -44,7 +44,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     """`value` as TOML or JSON gave it, as the type that a field declares."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        wanted = next(a for a in args if a is not type(None))
+        wanted = _member(value, [a for a in args if a is not type(None)])
         if type(None) in args and (value is None or (value == NOTHING and wanted is not str)):
             return None
         if dataclasses.is_dataclass(wanted):
@@ -69,6 +69,15 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     good = isinstance(value, annotation) and not (isinstance(value, bool) and annotation is not bool)
     require(good, where, f"of type {annotation.__name__}", value)
     return value
+
+
+def _member(value: Any, members: Sequence[Any]) -> Any:
+    """Of a union the type whose form a value has: a list, a table, or else the first."""
+    for form, classes in ((Mapping, Mapping), ((list, tuple), tuple)):
+        fits = [m for m in members if isinstance(o := typing.get_origin(m), type) and issubclass(o, classes)]
+        if fits and isinstance(value, form):
+            return fits[0]
+    return members[0]
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .data import DataConfig
 from .embedder import EmbedderConfig
 from .evaluation import EvaluateConfig
 from .image_tuning import ImageTuningConfig
@@ -32,18 +33,6 @@ class AdapterConfig:
         require(self.num_blocks >= 0, "adapter.num_blocks", "0 or more", self.num_blocks)
         require(self.expansion >= 1, "adapter.expansion", "1 or more", self.expansion)
         require(0 <= self.dropout < 1, "adapter.dropout", "in [0, 1)", self.dropout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where images, captions and embeddings are."""
-
-    dataset: str = "runs/mini"
-    """Folder with ``metadata.jsonl`` and the images it names."""
-    store: str = "runs/embeddings"
-    """Folder with the embedding stores ``llm/`` and ``teacher/CLIP/`` that ``proclip embed`` wrote."""
-    store_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
-    """How the LLM's vectors are stored (docs/data_format.md: size and loss of each)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +108,9 @@ class TuneConfig:
 
     split: str = "align"
     """Rows of metadata.jsonl whose ``split`` has this value."""
-    captions: tuple[str, ...] = ("short", "long")
-    """Caption columns; one is drawn for each image at each step."""
+    captions: tuple[str, ...] | Mapping[str, float] = ("short", "long")
+    """Caption columns; one is drawn for each image at each step: with equal chances, or with those of a table,
+    ``{raw = 0.2, short = 0.4, long = 0.4}`` (relative to their sum)."""
     epochs: int = 4
     """Passes over the images."""
     batch_size: int = 512
@@ -155,6 +145,8 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         require(len(self.captions) > 0, "tune.captions", "at least one caption column", self.captions)
+        for column, chance in self.captions.items() if isinstance(self.captions, Mapping) else ():
+            require(chance > 0, f"tune.captions.{column}", "a chance above 0", chance)
         require(self.epochs >= 1, "tune.epochs", "1 or more", self.epochs)
         require(self.batch_size >= 2, "tune.batch_size", "at least 2", self.batch_size)
         require(self.distillation_weight >= 0, "tune.distillation_weight", "0 or more", self.distillation_weight)

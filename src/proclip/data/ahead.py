@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from torch import Tensor
-
 from .batches import MicroBatches
 
 T = TypeVar("T")
@@ -32,38 +30,32 @@ def ahead(items: Iterator[T], make: Make[T, B]) -> Iterator[B]:
             yield waiting.popleft()()
 
 
-def in_parts(
-    items: Iterator[list[T]],
-    size: int,
-    make: Make[list[T], B],
-    ids: Callable[[list[T]], tuple[Tensor, Tensor]],
-) -> Iterator[MicroBatches[B]]:
+def in_parts(items: Iterator[range], size: int, make: Make[range, B]) -> Iterator[MicroBatches[B]]:
     """Batches in parts of `size` samples, of which few are in memory; made anew at each walk, some parts ahead.
 
     Args:
-        items: the samples of each batch.
+        items: the places of each batch's samples.
         size: of a part; the last of a batch may be smaller.
-        make: starts the work of one part; the same for the same samples.
-        ids: image and text ids of a whole batch.
+        make: starts the work of one part; the same for the same places.
     """
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        present: tuple[_Parts[T, B], Tensor, Tensor] | None = None
-        for samples in items:
-            chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
-            coming = (_Parts(chunks, make, pool), *ids(samples))
+        present: _Parts[B] | None = None
+        for places in items:
+            chunks = [places[start : start + size] for start in range(0, len(places), size)]
+            coming = _Parts(chunks, make, pool)
             if present is not None:
-                present[0].following = coming[0]
-                yield MicroBatches(parts=present[0], image_ids=present[1], text_ids=present[2])
+                present.following = coming
+                yield MicroBatches(parts=present)
             present = coming
         if present is not None:
-            yield MicroBatches(parts=present[0], image_ids=present[1], text_ids=present[2])
+            yield MicroBatches(parts=present)
 
 
-class _Parts(Generic[T, B]):
+class _Parts(Generic[B]):
     """One batch's parts. The end of a walk starts the next: of the same batch after the first, then of the next."""
 
-    def __init__(self, chunks: Sequence[list[T]], make: Make[list[T], B], pool: ThreadPoolExecutor) -> None:
-        self.following: _Parts[T, B] | None = None
+    def __init__(self, chunks: Sequence[range], make: Make[range, B], pool: ThreadPoolExecutor) -> None:
+        self.following: _Parts[B] | None = None
         self._chunks, self._make, self._pool = chunks, make, pool
         self._started: deque[Callable[[], B]] = deque()
         self._walks = 0

@@ -63,10 +63,16 @@ class MicroBatches(Generic[BatchT_co]):
     parts: Iterable[BatchT_co]
     """Batches whose samples, one part after the other, are the whole's. They can be walked several times and are the
     same each time; no walk keeps more than a few."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairIds:
+    """What is left of a batch of pairs, in parts, when all of them are encoded."""
+
     image_ids: Tensor
-    """[b] int64 of the whole batch."""
+    """[b] int64; equal for equal images."""
     text_ids: Tensor
-    """[b] int64 of the whole batch."""
+    """[b] int64; equal for equal captions."""
 
 
 class BatchSource(Protocol[BatchT_co]):

@@ -1,18 +1,23 @@
-"""A folder of images with metadata (the Hugging Face image-folder layout): one row an image."""
+"""The door to captioned images: whatever their source, a sequence of samples that are made when they are asked for."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, final, overload
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..config import DataConfig, MixtureConfig
 from ..errors import ProclipError
-from .metadata import Row, read_metadata
-
-SPECIAL = ("file_name", "key", "split", "splits")
-"""Columns that are no captions."""
+from .columns import RowView, batched, places_of, raw_bytes, repeated, taken
+from .pictures import Picture
+from .sources import Source, open_sources
 
 NOT = "not "
 """Before the name of a split: every row that does not name it."""
@@ -25,8 +30,8 @@ class Sample:
 
     key: str
     """Unique name within the dataset; the file name where the row gives none."""
-    path: Path
-    """The image."""
+    picture: Picture
+    """The image, not decoded."""
     captions: Mapping[str, str]
     """Every text column of the row."""
     caption_lists: Mapping[str, tuple[str, ...]]
@@ -35,59 +40,189 @@ class Sample:
     """The splits it belongs to."""
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of one source."""
+
+    source: Source
+    """Where they are."""
+    rows: np.ndarray[Any, Any] | None
+    """[m] int64, their numbers; None: all of them."""
+    weight: float = 1.0
+    """How often each is drawn in an epoch."""
+
+    def __len__(self) -> int:
+        return len(self.source) if self.rows is None else len(self.rows)
+
+    def column(self, column: str) -> pa.ChunkedArray:
+        """A caption column of the source, empty where it has none."""
+        texts = self.source.texts
+        return texts[column] if column in texts else pa.chunked_array([pa.nulls(len(self.source), pa.string())])
+
+    def sample(self, number: int) -> Sample:
+        """The sample of a number below its length."""
+        source = self.source
+        row = number if self.rows is None else int(self.rows[number])
+        splits = source.splits[row].as_py() if source.splits is not None else None
+        return Sample(
+            key=source.keys[row].as_py(),
+            picture=source.picture(row),
+            captions=RowView(source.texts, row),
+            caption_lists=RowView(source.lists, row, tuple),
+            splits=frozenset(splits or ()),
+        )
+
+
+@final
+class Samples(Sequence[Sample]):
+    """n samples of one source or several, one after another; each is made when it is asked for and then forgotten.
+
+    Args:
+        parts: what is in it.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+    @overload
+    def __getitem__(self, place: slice) -> Samples: ...
+    def __getitem__(self, place: int | slice) -> Sample | Samples:
+        if isinstance(place, slice):
+            return self.only(np.arange(*place.indices(len(self))))
+        number = place + len(self) if place < 0 else place
+        if not 0 <= number < len(self):
+            raise IndexError(place)
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        return self.parts[part].sample(number - int(self._ends[part]) + len(self.parts[part]))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for part in self.parts:
+            yield from (part.sample(number) for number in range(len(part)))
+
+    def only(self, places: np.ndarray[Any, Any]) -> Samples:
+        """Some of the samples: places [m], increasing."""
+        parts, first = [], 0
+        for part, end in zip(self.parts, self._ends, strict=True):
+            own = places[(places >= first) & (places < end)] - first
+            parts.append(replace(part, rows=own if part.rows is None else part.rows[own]))
+            first = int(end)
+        return Samples([part for part in parts if len(part)])
+
+    def captions(self, columns: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+        """Key, column and text of every caption, sample by sample; None where there is no such text."""
+        for part in self.parts:
+            arrays = [taken(values, part.rows) for values in (part.source.keys, *map(part.column, columns))]
+            for keys, *texts in zip(*arrays, strict=True):
+                for key, *of_key in zip(keys.to_pylist(), *(t.to_pylist() for t in texts), strict=True):
+                    yield from ((key, column, text) for column, text in zip(columns, of_key, strict=True))
+
+    def first_incomplete(self, columns: Sequence[str]) -> int | None:
+        """Place of the first sample that lacks a text in one of the columns, None if every one has all."""
+        first = 0
+        for part in self.parts:
+            whole = part.source.complete(tuple(columns))
+            absent = np.flatnonzero(~(whole if part.rows is None else whole[part.rows]))
+            if len(absent):
+                return first + int(absent[0])
+            first += len(part)
+        return None
+
+    def complete_columns(self) -> list[str]:
+        """The caption columns in which every sample has a text, in the order of the first source."""
+        columns = list(self.parts[0].source.texts) if self.parts else []
+        return [column for column in columns if self.first_incomplete([column]) is None]
+
+    def digest(self, columns: Sequence[str]) -> str:
+        """Hash of keys, names of pictures and some caption columns, in order: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            arrays = (part.source.keys, part.source.picture_names(), *map(part.column, columns))
+            for chunk in zip(*(taken(values, part.rows) for values in arrays), strict=True):
+                for values in chunk:
+                    digest.update(raw_bytes(values))
+            if part.weight != 1:
+                digest.update(repr(part.weight).encode())
+        return digest.hexdigest()[:16]
+
+
 class ImageCaptions:
-    """Reads and checks a dataset folder.
+    """Reads and checks a data set: docs/data_format.md has its forms.
 
     ``metadata.jsonl`` has one JSON object a line: ``file_name`` (relative to the folder), optionally ``key`` and
     ``splits`` (a list; or ``split``, one name; without either the row is in every split), and any number of text
     columns, each of which is a caption column; a column may also hold a list of texts, which evaluation reads.
-    ``metadata.csv`` and ``metadata.parquet`` hold the same as a table.
+    ``metadata.csv`` and ``metadata.parquet`` hold the same as a table. Lists, tar shards and data sets of the hub have
+    the same columns.
 
     Args:
-        folder: of the dataset.
+        dataset: folder, file or ``hf:ID``; or several, with weights.
+        max_pixels: most pixels of a picture that is decoded.
+        incomplete: whether `select` refuses or leaves out rows that lack a caption that is asked for.
 
     Raises:
-        ProclipError: no such folder or metadata, a row that cannot be read, lacks ``file_name``, or repeats a key.
+        ProclipError: no such data set, a row that cannot be read, lacks its picture's name, or repeats a key.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.samples: dict[str, Sample] = {}
-        for row in read_metadata(self.folder):
-            sample = self._sample(row)
-            if sample.key in self.samples:
-                raise ProclipError(f"{row.where}: key {sample.key!r} is there twice")
-            self.samples[sample.key] = sample
+    def __init__(
+        self,
+        dataset: str | Path | Sequence[MixtureConfig],
+        *,
+        max_pixels: int = DataConfig.max_pixels,
+        incomplete: str = "refuse",
+    ) -> None:
+        mixture = [MixtureConfig(path=str(dataset))] if isinstance(dataset, (str, Path)) else list(dataset)
+        self.folder, self.incomplete = Path(mixture[0].path), incomplete
+        parts = [
+            Part(_named(source, one.name), None, one.weight)
+            for one in mixture
+            for source in open_sources(one.path, max_pixels)
+        ]
+        for part in parts:
+            part.source.check_keys()
+        if len(parts) > 1:
+            _check_keys([part.source for part in parts])
+        self.samples = Samples(parts)
 
-    def _sample(self, row: Row) -> Sample:
-        values = row.values
-        splits = values.get("splits", [values["split"]] if "split" in values else [])
-        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
-            raise ProclipError(f"{row.where}: 'splits' is a list of names, 'split' one name, not {splits!r}")
-        columns = {name: value for name, value in values.items() if name not in SPECIAL}
-        return Sample(
-            key=str(values.get("key", values["file_name"])),
-            path=self.folder / values["file_name"],
-            captions={name: value for name, value in columns.items() if isinstance(value, str)},
-            caption_lists={name: tuple(value) for name, value in columns.items() if _is_texts(value)},
-            splits=frozenset(splits),
-        )
+    @classmethod
+    def of(cls, config: DataConfig) -> ImageCaptions:
+        """The data set of a recipe."""
+        return cls(config.dataset, max_pixels=config.max_pixels, incomplete=config.incomplete)
 
-    def select(self, split: str) -> list[Sample]:
-        """The samples of a split, in file order; of ``not NAME``, all but those that name that split.
+    @property
+    def splits(self) -> list[str]:
+        """Every split that a row names, by name."""
+        return sorted(set[str]().union(*(part.source.split_names() for part in self.samples.parts)))
+
+    def select(self, split: str, captions: Sequence[str] = ()) -> Samples:
+        """The samples of a split, in the order of the data; of ``not NAME``, all but those that name that split.
+
+        Args:
+            split: its name.
+            captions: columns that are going to be read; where incomplete rows are left out, each row has a text in all.
 
         Raises:
             ProclipError: there are none; the message lists the splits that exist.
         """
-        other = split.removeprefix(NOT)
-        if split.startswith(NOT):
-            chosen = [s for s in self.samples.values() if other not in s.splits]
-        else:
-            chosen = [s for s in self.samples.values() if not s.splits or split in s.splits]
-        if not chosen:
-            known = sorted(set().union(*(s.splits for s in self.samples.values())))
-            raise ProclipError(f"{self.folder}: no rows of split {split!r}; splits: {', '.join(known)}")
-        return chosen
+        other, parts = split.removeprefix(NOT), []
+        for part in self.samples.parts:
+            rows = part.source.outside(other) if split.startswith(NOT) else part.source.in_split(split)
+            if self.incomplete == "leave_out" and captions:
+                whole = part.source.complete(tuple(captions))
+                rows = np.flatnonzero(whole) if rows is None else rows[whole[rows]]
+            parts.append(replace(part, rows=rows))
+        samples = Samples([part for part in parts if len(part)])
+        if not len(samples):
+            lacking = f" with a text in each of {', '.join(captions)}" if self.incomplete == "leave_out" else ""
+            raise ProclipError(
+                f"{self.folder}: no rows of split {split!r}{lacking}; splits: {', '.join(self.splits) or 'none'}"
+            )
+        return samples
 
     def __getitem__(self, key: str) -> Sample:
         """The sample of that key.
@@ -95,13 +230,30 @@ class ImageCaptions:
         Raises:
             ProclipError: no such key.
         """
-        if key not in self.samples:
-            raise ProclipError(f"{self.folder}: no sample with key {key!r}")
-        return self.samples[key]
+        first = 0
+        for part in self.samples.parts:
+            if rows := places_of(part.source.keys, key):
+                return self.samples[first + rows[0]]
+            first += len(part)
+        raise ProclipError(f"{self.folder}: no sample with key {key!r}")
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+def _named(source: Source, name: str | None) -> Source:
+    if name is None:
+        return source
+    keys = pa.chunked_array(
+        [pc.binary_join_element_wise(pa.scalar(name, chunk.type), chunk, pa.scalar("/", chunk.type))
+         for chunk in source.keys.chunks],
+        source.keys.type,
+    )  # fmt: skip
+    return replace(source, keys=keys)
+
+
+def _check_keys(sources: Sequence[Source]) -> None:
+    keys = pa.chunked_array([chunk.cast(pa.large_string()) for source in sources for chunk in source.keys.chunks])
+    if twice := repeated(keys)[:1].to_pylist():
+        where = [source.where for source in sources if places_of(source.keys, twice[0])]
+        raise ProclipError(f"key {twice[0]!r} is in {' and in '.join(where)}: give each a name (data.dataset: name)")
 
 
 def caption_of(sample: Sample, column: str) -> str:
@@ -121,24 +273,24 @@ def caption_of(sample: Sample, column: str) -> str:
     return text
 
 
-def digest_of_samples(samples: Sequence[Sample], columns: Sequence[str]) -> str:
-    """Hash of what a stage reads: keys, image names and some caption columns, in order."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        captions = [sample.captions.get(column) for column in columns]
-        digest.update(json.dumps([sample.key, sample.path.name, captions]).encode())
-    return digest.hexdigest()[:16]
+def check_images(samples: Samples) -> None:
+    """Raise `ProclipError` for the first sample whose image file is not there; members of archives were indexed."""
+    with ThreadPoolExecutor() as pool:
+        for part in samples.parts:
+            numbers = range(len(part)) if part.source.in_files else range(0)
+            for chunk in batched(numbers):
+                for fault in filter(None, pool.map(_missing_file, map(part.sample, chunk))):
+                    raise ProclipError(fault)
 
 
-def check_images(samples: Sequence[Sample]) -> None:
-    """Raise `ProclipError` for the first sample whose image file is not there."""
-    for sample in samples:
-        if not sample.path.is_file():
-            raise ProclipError(f"sample {sample.key!r}: image {sample.path} is missing")
+def _missing_file(sample: Sample) -> str:
+    there = sample.picture.path is None or sample.picture.path.is_file()
+    return "" if there else f"sample {sample.key!r}: image {sample.picture} is missing"
 
 
-def check_captions(samples: Sequence[Sample], columns: Sequence[str]) -> None:
+def check_captions(samples: Samples, columns: Sequence[str]) -> None:
     """Raise `ProclipError` for the first sample that lacks one of the columns."""
-    for sample in samples:
+    place = samples.first_incomplete(columns)
+    if place is not None:
         for column in columns:
-            caption_of(sample, column)
+            caption_of(samples[place], column)

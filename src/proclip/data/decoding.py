@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import ProclipError
-from ..models.preprocess import read_image
 from .ahead import DECODE_THREADS
 from .dataset import Sample
 
@@ -42,7 +41,7 @@ def check_pictures(samples: Sequence[Sample], progress: Callable[[int, int], Non
 def _fault(sample: Sample) -> str:
     """What is wrong with a picture, '' for nothing."""
     try:
-        read_image(sample.path)
+        sample.picture.open()
     except ProclipError as error:
         return str(error)
     return ""

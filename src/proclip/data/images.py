@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
 
@@ -13,7 +14,8 @@ from PIL.Image import Image
 from PIL.Image import open as open_image
 
 from ..errors import ProclipError
-from ..models.preprocess import decode_image, read_image
+from ..models.image_files import decode_image, read_image
+from .pictures import FilePicture, Picture
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
 """Extensions of pictures in tar archives."""
@@ -54,6 +56,30 @@ class ImageFiles:
         """The keys that have no file, or one whose beginning is no picture's."""
         with ThreadPoolExecutor() as pool:
             there = pool.map(lambda key: key in self.paths and _begins_as_picture(self.paths[key]), keys)
+            return [key for key, good in zip(keys, there, strict=True) if not good]
+
+
+@final
+class SampleImages:
+    """Pictures of samples, wherever they lie.
+
+    Args:
+        pictures: key to picture.
+    """
+
+    def __init__(self, pictures: Mapping[str, Picture]) -> None:
+        self.pictures = pictures
+
+    def open(self, key: str) -> Image:
+        """The picture, decoded, RGB."""
+        if key not in self.pictures:
+            raise ProclipError(f"no picture with key {key!r}")
+        return self.pictures[key].open()
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """The keys that have no picture, or one whose beginning is no picture's."""
+        with ThreadPoolExecutor() as pool:
+            there = pool.map(lambda key: key in self.pictures and _begins(self.pictures[key]), keys)
             return [key for key, good in zip(keys, there, strict=True) if not good]
 
 
@@ -158,7 +184,7 @@ def _index(path: Path) -> dict[str, dict[str, _Member]]:
                 if extension in members:
                     raise ProclipError(f"{path} has the member {member.name} twice")
                 members[extension] = _Member(member.offset_data, member.size)
-            _check_end(path, archive.offset)
+            check_end(path, archive.offset)
     except FileNotFoundError:
         raise ProclipError(f"{path} is missing") from None
     except (tarfile.TarError, OSError) as error:
@@ -167,7 +193,7 @@ def _index(path: Path) -> dict[str, dict[str, _Member]]:
     return samples
 
 
-def _check_end(path: Path, offset: int) -> None:
+def check_end(path: Path, offset: int) -> None:
     """Raise `tarfile.ReadError` unless the archive ends where tarfile stopped, which a damaged header too makes it."""
     with path.open("rb") as file:
         file.seek(offset)
@@ -235,10 +261,18 @@ class DatasetImages:
         return value if value and (value["bytes"] is not None or value["path"]) else None
 
 
-def _begins_as_picture(path: Path) -> bool:
+def _begins(picture: Picture) -> bool:
+    """The same for a picture anywhere."""
+    try:
+        return _begins_as_picture(picture.path if isinstance(picture, FilePicture) else BytesIO(picture.content()))
+    except ProclipError:
+        return False
+
+
+def _begins_as_picture(file: Path | BytesIO) -> bool:
     """Whether a file is there and its header is that of a picture; the pixels are not decoded."""
     try:
-        with open_image(path):
+        with open_image(file):
             return True
     except (OSError, SyntaxError, ValueError):
         return False

@@ -7,79 +7,42 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import distributed
-from ..config import AugmentConfig, DistillConfig, PretrainConfig, TuneConfig
+from ..config import DataConfig, DistillConfig, PretrainConfig, TuneConfig
 from ..errors import ProclipError
-from ..models.preprocess import ImagePreprocess, read_image
+from ..models.preprocess import ImagePreprocess
 from ..models.towers import TextTokenizer
-from ..seeding import derive_seed, generator
+from ..seeding import derive_seed
 from .ahead import ahead, in_parts
 from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
-from .dataset import Sample, caption_of, check_captions
+from .columns import batched
+from .dataset import Samples, caption_of, check_captions
+from .image_loading import ImageLoader, stacked
+from .order import Block, Order
 from .store import EmbeddingStore, caption_key
-from .transforms import augment
 
 T = TypeVar("T")
-
-
-class _Order(Generic[T]):
-    """A list in a new order each epoch, cut into global batches of which every process takes its slice."""
-
-    def __init__(self, items: Sequence[T], batch_size: int, seed: int, what: str) -> None:
-        world = distributed.world_size()
-        self.items, self.seed = list(items), seed
-        self.batch_size = min(batch_size, len(self.items) // world)
-        if self.batch_size < 2:
-            raise ProclipError(f"{len(self.items)} {what} are too few for a batch of two on each process")
-        self.steps_per_epoch = len(self.items) // (self.batch_size * world)
-
-    def batches(self, epoch: int, start: int) -> Iterator[list[T]]:
-        """This process's batches of a pass; the few items left over wait for another pass's order."""
-        order = torch.randperm(len(self.items), generator=generator(self.seed, "order", epoch)).tolist()
-        stride = self.batch_size * distributed.world_size()
-        for step in range(start, self.steps_per_epoch):
-            first = step * stride + distributed.rank() * self.batch_size
-            yield [self.items[i] for i in order[first : first + self.batch_size]]
+CAPTIONS_A_CHECK = 1 << 22
+"""Captions whose keys and texts are held at one time while a store is checked."""
 
 
 def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
 
-class _Images:
-    """Loads and augments one sample at a time, and draws the caption that goes with it."""
-
-    def __init__(self, captions: Sequence[str], preprocess: ImagePreprocess, config: AugmentConfig, seed: int) -> None:
-        self.captions, self.preprocess, self.config, self.seed = captions, preprocess, config, seed
-
-    def _rng(self, purpose: str, epoch: int, key: str) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self.seed, purpose, epoch, key))
-
-    def column(self, sample: Sample, epoch: int) -> str:
-        return self.captions[int(self._rng("caption", epoch, sample.key).integers(len(self.captions)))]
-
-    def drawn(self, samples: Sequence[Sample], epoch: int) -> list[tuple[str, str]]:
-        """Key and text of the caption that each sample goes with."""
-        columns = [self.column(s, epoch) for s in samples]
-        return [(caption_key(s.key, c), caption_of(s, c)) for s, c in zip(samples, columns, strict=True)]
-
-    def ids(self, samples: Sequence[Sample], epoch: int) -> tuple[Tensor, Tensor]:
-        """Image ids and text ids."""
-        return _ids([s.key for s in samples]), _ids([text for _, text in self.drawn(samples, epoch)])
-
-    def pixels(self, sample: Sample, epoch: int) -> Tensor:
-        rng = self._rng("augment", epoch, sample.key)
-        return augment(read_image(sample.path), self.preprocess, self.config, rng)
-
-    def start(self, samples: Sequence[Sample], epoch: int, pool: ThreadPoolExecutor) -> list[Future[Tensor]]:
-        return [pool.submit(self.pixels, sample, epoch) for sample in samples]
+def _check_stored(
+    store: EmbeddingStore, samples: Samples, columns: Sequence[str], left_out: Collection[str] = frozenset()
+) -> None:
+    captions = ((caption_key(key, column), text or "") for key, column, text in samples.captions(columns))
+    for chunk in batched(((key, text) for key, text in captions if key not in left_out), CAPTIONS_A_CHECK):
+        store.check(dict(chunk))
 
 
 class DistillBatches:
@@ -98,7 +61,7 @@ class DistillBatches:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Samples,
         llm: EmbeddingStore,
         teacher: EmbeddingStore,
         config: DistillConfig,
@@ -108,28 +71,51 @@ class DistillBatches:
         for column in config.teacher_captions:
             if column not in config.captions:
                 raise ProclipError(f"distill.teacher_captions.{column}: {column!r} is not one of distill.captions")
-        targets = [(column, config.teacher_captions.get(column, column)) for column in config.captions]
-        check_captions(samples, sorted({column for pair in targets for column in pair}))
-        pairs = [(caption_key(s.key, own), caption_key(s.key, other)) for s in samples for own, other in targets]
-        self.llm, self.teacher = llm, teacher
-        for store, columns in zip((llm, teacher), zip(*targets, strict=True), strict=True):
-            captions = {caption_key(s.key, column): s.captions[column] for s in samples for column in columns}
-            store.check({key: text for key, text in captions.items() if store is llm or key not in left_out})
-        self._llm_keys = [own for own, _ in pairs]
-        kept = [pair for pair in pairs if pair[1] not in left_out]
-        self.texts, self.left_out = len(pairs), len(pairs) - len(kept)
-        self._order = _Order(kept, config.batch_size, seed, "texts")
+        self._targets = [(column, config.teacher_captions.get(column, column)) for column in config.captions]
+        check_captions(samples, sorted({column for pair in self._targets for column in pair}))
+        _check_stored(llm, samples, config.captions)
+        _check_stored(teacher, samples, sorted({other for _, other in self._targets}), left_out)
+        self.llm, self.teacher, self.samples = llm, teacher, samples
+        self.texts = len(samples) * len(self._targets)
+        self._kept, blocks = self._keep(left_out)
+        self.left_out = self.texts - sum(block.count for block in blocks)
+        self._order = Order(blocks, config.batch_size, seed, "texts")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
+
+    def _keep(self, left_out: Collection[str]) -> tuple[np.ndarray[Any, Any] | None, list[Block]]:
+        """Numbers of the texts that are learned from, [m] int64, None for all; and the block of each source.
+
+        Text p is that of sample p // c in column p % c, of c columns.
+        """
+        width, parts = len(self._targets), self.samples.parts
+        if not left_out:
+            return None, [Block(len(part) * width, part.weight) for part in parts]
+        teacher_keys = (
+            caption_key(key, column) for key, column, _ in self.samples.captions([t for _, t in self._targets])
+        )
+        whole = np.fromiter((key not in left_out for key in teacher_keys), dtype=bool, count=self.texts)
+        ends = np.cumsum([len(part) * width for part in parts])
+        kept = [int(of_part.sum()) for of_part in np.split(whole, ends[:-1])]
+        blocks = [Block(count, part.weight) for count, part in zip(kept, parts, strict=True) if count]
+        return np.flatnonzero(whole), blocks
+
+    def _keys(self, texts: Sequence[int]) -> tuple[list[str], list[str]]:
+        """Keys of some texts, for the LLM and for the teacher."""
+        pairs = [(self.samples[text // len(self._targets)].key, *self._targets[text % len(self._targets)])
+                 for text in texts]  # fmt: skip
+        return [caption_key(key, own) for key, own, _ in pairs], [caption_key(key, other) for key, _, other in pairs]
 
     def training_llm_embeds(self) -> Tensor:
         """Every text's LLM embedding, [n, h], those left out too: what the adapter's input norm is fitted to."""
-        return self.llm.rows(self._llm_keys)
+        return self.llm.rows(self._keys(range(self.texts))[0])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
         """The batches of a pass, without the first `start`."""
-        for pairs in self._order.batches(epoch, start):
-            llm, teacher = self.llm.rows([p[0] for p in pairs]), self.teacher.rows([p[1] for p in pairs])
-            yield DistillBatch(llm_embeds=llm, teacher_embeds=teacher)
+        order = self._order.epoch(epoch)
+        for places in self._order.places(start):
+            items = [order[place].item for place in places]
+            own, other = self._keys(items if self._kept is None else self._kept[items].tolist())
+            yield DistillBatch(llm_embeds=self.llm.rows(own), teacher_embeds=self.teacher.rows(other))
 
 
 class TuneBatches:
@@ -143,6 +129,8 @@ class TuneBatches:
         seed: of order, caption choice and augmentation.
         teacher: the original image tower's embedding of each plain picture by the sample's key, for the batches
             of the teacher ``cached``.
+        data: limits and settings of reading pictures.
+        broken_file: where broken pictures are listed.
 
     Raises:
         ProclipError: a caption is missing from the data or from the store, or has changed since it was embedded; a
@@ -151,47 +139,57 @@ class TuneBatches:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Samples,
         llm: EmbeddingStore,
         preprocess: ImagePreprocess,
         config: TuneConfig,
         seed: int,
         teacher: EmbeddingStore | None = None,
+        data: DataConfig | None = None,
+        broken_file: Path | None = None,
     ) -> None:
-        check_captions(samples, config.captions)
-        self._keys = [caption_key(s.key, column) for s in samples for column in config.captions]
-        llm.check({caption_key(s.key, column): s.captions[column] for s in samples for column in config.captions})
+        columns = tuple(config.captions)
+        check_captions(samples, columns)
+        _check_stored(llm, samples, columns)
         if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
             teacher.rows([absent])  # raises, naming the key and the store
-        self.llm, self.teacher = llm, teacher
-        self._images = _Images(config.captions, preprocess, config.augment, seed)
-        self._order = _Order(samples, config.batch_size, seed, "images")
-        self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
+        self.llm, self.teacher, self.samples = llm, teacher, samples
+        self._images = ImageLoader(
+            samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
+            broken_file,
+        )  # fmt: skip
+        self.broken = self._images.broken
+        self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
         self.micro_batch_size = config.micro_batch_size
 
     def training_llm_embeds(self) -> Tensor:
         """Every caption's LLM embedding, [n, h]: what the adapter's input norm is fitted to."""
-        return self.llm.rows(self._keys)
+        captions = self.samples.captions(self._images.captions)
+        return self.llm.rows([caption_key(key, column) for key, column, _ in captions])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch | MicroBatches[TuneBatch]]:
         """The batches of a pass, without the first `start`; in parts where ``tune.micro_batch_size`` says so."""
+        order = self._images.order.epoch(epoch)
+        self.broken.start_pass()
 
-        def make(samples: list[Sample], pool: ThreadPoolExecutor) -> Callable[[], TuneBatch]:
-            pixels = self._images.start(samples, epoch, pool)
-            captions, keys = self._images.drawn(samples, epoch), [s.key for s in samples]
-            llm_embeds = self.llm.rows([key for key, _ in captions])
-            return lambda: TuneBatch(
-                pixel_values=torch.stack([p.result() for p in pixels]),
-                llm_embeds=llm_embeds,
-                image_ids=_ids(keys),
-                text_ids=_ids([text for _, text in captions]),
-                teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
-            )
+        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], TuneBatch]:
+            loading = self._images.start(places, order, epoch, pool)
 
-        order = self._order.batches(epoch, start)
-        if self.micro_batch_size is None:
-            return ahead(order, make)
-        return in_parts(order, self.micro_batch_size, make, lambda samples: self._images.ids(samples, epoch))
+            def finish() -> TuneBatch:
+                loaded = self._images.finish(places, loading)
+                keys = [one.sample.key for one in loaded]
+                return TuneBatch(
+                    pixel_values=stacked(loaded),
+                    llm_embeds=self.llm.rows([caption_key(one.sample.key, one.column) for one in loaded]),
+                    image_ids=_ids(keys),
+                    text_ids=_ids([one.text for one in loaded]),
+                    teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
+                )
+
+            return finish
+
+        places = self._images.order.places(start)
+        return ahead(places, make) if self.micro_batch_size is None else in_parts(places, self.micro_batch_size, make)
 
 
 class PretrainBatches:
@@ -199,41 +197,51 @@ class PretrainBatches:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Samples,
         tokenizer: TextTokenizer,
         preprocess: ImagePreprocess,
         config: PretrainConfig,
         seed: int,
+        data: DataConfig | None = None,
+        broken_file: Path | None = None,
     ) -> None:
         check_captions(samples, config.captions)
-        self.tokenizer = tokenizer
-        self._images = _Images(config.captions, preprocess, config.augment, seed)
-        self._order = _Order(samples, config.batch_size, seed, "images")
-        self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
+        self.tokenizer, self.samples = tokenizer, samples
+        self._images = ImageLoader(
+            samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
+            broken_file,
+        )  # fmt: skip
+        self.broken = self._images.broken
+        self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
         self.micro_batch_size = config.micro_batch_size
 
     def truncated(self) -> tuple[int, int]:
         """How many distinct captions are longer than the text tower reads, and how many there are."""
-        texts = sorted({caption_of(sample, c) for sample in self._order.items for c in self._images.captions})
+        texts = sorted({caption_of(sample, c) for sample in self.samples for c in self._images.captions})
         chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
         return sum(self.tokenizer(chunk).truncated for chunk in chunks), len(texts)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[PretrainBatch | MicroBatches[PretrainBatch]]:
         """The batches of a pass, without the first `start`; in parts where ``pretrain.micro_batch_size`` says so."""
+        order = self._images.order.epoch(epoch)
+        self.broken.start_pass()
 
-        def make(samples: list[Sample], pool: ThreadPoolExecutor) -> Callable[[], PretrainBatch]:
-            pixels = self._images.start(samples, epoch, pool)
-            texts = [text for _, text in self._images.drawn(samples, epoch)]
-            tokens = self.tokenizer(texts)
-            return lambda: PretrainBatch(
-                pixel_values=torch.stack([p.result() for p in pixels]),
-                input_ids=tokens.input_ids,
-                attention_mask=tokens.attention_mask,
-                image_ids=_ids([s.key for s in samples]),
-                text_ids=_ids(texts),
-            )
+        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], PretrainBatch]:
+            loading = self._images.start(places, order, epoch, pool)
 
-        order = self._order.batches(epoch, start)
-        if self.micro_batch_size is None:
-            return ahead(order, make)
-        return in_parts(order, self.micro_batch_size, make, lambda samples: self._images.ids(samples, epoch))
+            def finish() -> PretrainBatch:
+                loaded = self._images.finish(places, loading)
+                texts = [one.text for one in loaded]
+                tokens = self.tokenizer(texts)
+                return PretrainBatch(
+                    pixel_values=stacked(loaded),
+                    input_ids=tokens.input_ids,
+                    attention_mask=tokens.attention_mask,
+                    image_ids=_ids([one.sample.key for one in loaded]),
+                    text_ids=_ids(texts),
+                )
+
+            return finish
+
+        places = self._images.order.places(start)
+        return ahead(places, make) if self.micro_batch_size is None else in_parts(places, self.micro_batch_size, make)

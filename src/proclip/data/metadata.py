@@ -1,18 +1,36 @@
-"""Rows of an image folder's metadata: ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, read alike."""
+"""Tables of captioned images, read alike: an image folder's metadata, and lists that name pictures anywhere.
+
+``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``. Text formats go through Python row by row, some microseconds each, and
+are kept as columns of Arrow; parquet becomes columns at once.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
 from ..errors import ProclipError
+from .columns import TEXT, TEXTS, ColumnBuilder, batched
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Files of which a folder holds one."""
+"""Files of which a folder of images holds one."""
+LISTS = (".csv", ".tsv", ".parquet", ".jsonl")
+"""Endings of lists of pictures."""
+FILE_NAME = "file_name"
+PATH_COLUMNS = (FILE_NAME, "filepath", "image_path", "image", "path")
+"""Columns of a list that may hold the picture's path; the first that is there does."""
+SPECIAL = (FILE_NAME, "key", "split", "splits", "url")
+"""Columns that are no captions."""
+CSV_CELL = 1 << 24
+"""Longest cell of a CSV file, characters."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,24 @@ class Row:
     """File and line, for messages."""
     values: dict[str, Any]
     """Values by column; empty cells are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """A table of captioned images, n rows, as columns."""
+
+    keys: pa.ChunkedArray
+    """[n] texts, which should be unique."""
+    files: pa.ChunkedArray
+    """[n] paths of the pictures, as the table has them."""
+    splits: pa.ChunkedArray | None
+    """[n] lists of names; nothing or an empty list is every split."""
+    urls: pa.ChunkedArray | None
+    """[n] texts: where each picture came from."""
+    texts: dict[str, pa.ChunkedArray]
+    """Columns of texts."""
+    lists: dict[str, pa.ChunkedArray]
+    """Columns of lists of texts."""
 
 
 def metadata_file(folder: Path) -> Path:
@@ -41,44 +77,122 @@ def metadata_file(folder: Path) -> Path:
     return present[0]
 
 
-def read_metadata(folder: Path) -> list[Row]:
-    """Every row of the folder's metadata, in order.
+def read_table(path: Path, path_columns: Sequence[str] = (FILE_NAME,)) -> RowTable:
+    """Every row of a table, in order.
 
-    A CSV cell that is a JSON list is read as that list; all other cells are texts.
+    A CSV cell that is a JSON list is read as that list; all other cells are texts. A row's key is its path where it
+    has none of its own.
+
+    Args:
+        path: ``.jsonl``, ``.csv``, ``.tsv`` (tabs) or ``.parquet``.
+        path_columns: of which the first that is there names the picture.
 
     Raises:
-        ProclipError: no metadata or several, not UTF-8, a row that is not an object or has no ``file_name``, no rows,
-            or a parquet file without pyarrow to read it.
+        ProclipError: not UTF-8, a row that is not an object or names no picture, or no rows.
     """
-    path = metadata_file(folder)
-    read = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[path.suffix]
     try:
-        rows = list(read(path))
+        return _from_parquet(path, path_columns) if path.suffix == ".parquet" else _from_rows(path, path_columns)
     except UnicodeDecodeError as error:
         raise ProclipError(f"{path} is not UTF-8: {error}") from None
-    if not rows:
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a ``.jsonl``, ``.csv`` or ``.tsv`` file, one at a time.
+
+    Raises:
+        ProclipError: a line is not what the format wants.
+    """
+    return _json_lines(path) if path.suffix == ".jsonl" else _csv(path, "\t" if path.suffix == ".tsv" else ",")
+
+
+def row_name(path: Path, row: int) -> str:
+    """Where a table's row is written, for messages."""
+    if path.suffix == ".parquet":
+        return f"{path}, row {row + 1}"
+    return next(found.where for number, found in enumerate(read_rows(path)) if number == row)
+
+
+def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
+    """Some text columns of a table; empty and missing cells are null.
+
+    Raises:
+        ProclipError: as `read_rows`, or a column is not there; the message lists those that are.
+    """
+    if path.suffix == ".parquet":
+        table = _parquet_file(path)
+        known = table.column_names
+        if not set(wanted) - set(known):
+            return pa.table({name: _as_text(path, name, table.column(name)) for name in wanted})
+    else:
+        builder, seen = ColumnBuilder(TEXT), dict[str, None]()
+        for rows in batched(read_rows(path)):
+            builder.add([{k: v if isinstance(v, str) else json.dumps(v) for k, v in r.values.items() if k in wanted}
+                         for r in rows])  # fmt: skip
+            seen |= dict.fromkeys(name for row in rows for name in row.values)
+        known, columns = list(seen), builder.columns()
+        if not set(wanted) - set(columns):
+            return pa.table({name: columns[name] for name in wanted})
+    absent = next(name for name in wanted if name not in known)
+    raise ProclipError(f"{path} has no column {absent!r}; columns: {', '.join(known) or 'none'}")
+
+
+def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
+    own, texts, lists, splits = ColumnBuilder(TEXT), ColumnBuilder(TEXT), ColumnBuilder(TEXTS), ColumnBuilder(TEXTS)
+    for rows in batched(read_rows(path)):
+        named = [(row, next((n for n in path_columns if isinstance(row.values.get(n), str)), None)) for row in rows]
+        for row, name in named:
+            if name is None:
+                raise ProclipError(f"{row.where}: a row is an object with a {' or '.join(map(repr, path_columns))}")
+        own.add([_own(row.values, str(name)) for row, name in named])
+        splits.add([_splits(row) for row in rows])
+        captions = [{k: v for k, v in row.values.items() if k not in SPECIAL and k != name} for row, name in named]
+        texts.add([{k: v for k, v in row.items() if isinstance(v, str)} for row in captions])
+        lists.add([{k: v for k, v in row.items() if _is_texts(v)} for row in captions])
+    columns = own.columns()
+    if not columns:
         raise ProclipError(f"{path} has no rows")
-    for row in rows:
-        if not isinstance(row.values.get("file_name"), str):
-            raise ProclipError(f"{row.where}: a row is an object with a 'file_name'")
-    return rows
+    return RowTable(
+        keys=columns["key"], files=columns["file"], splits=splits.columns().get("splits"), urls=columns.get("url"),
+        texts=texts.columns(), lists=lists.columns(),
+    )  # fmt: skip
+
+
+def _own(values: dict[str, Any], name: str) -> dict[str, str]:
+    """Key, file and URL of a row."""
+    url = {"url": values["url"]} if isinstance(values.get("url"), str) else {}
+    return {"file": values[name], "key": str(values.get("key", values[name])), **url}
+
+
+def _splits(row: Row) -> dict[str, list[str]]:
+    values = row.values
+    splits = values.get("splits", [values["split"]] if "split" in values else None)
+    if splits is None:
+        return {}
+    if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+        raise ProclipError(f"{row.where}: 'splits' is a list of names, 'split' one name, not {splits!r}")
+    return {"splits": splits}
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: texts may hold U+2028
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ProclipError(f"{where}: not JSON: {error}") from None
-            yield Row(where, values if isinstance(values, dict) else {})
+    with path.open(encoding="utf-8-sig", newline="\n") as file:  # splits at \n alone: texts may hold U+2028
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                try:
+                    values = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ProclipError(f"{where}: not JSON: {error}") from None
+                yield Row(where, values if isinstance(values, dict) else {})
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(CSV_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
             for cells in reader:
                 where = f"{path}, line {reader.line_num}"
@@ -100,14 +214,60 @@ def _cell(text: str) -> Any:
     return text
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet_file(path: Path) -> pa.Table:
     try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:
-        raise ProclipError(f"{path}: reading parquet needs pyarrow: pip install pyarrow, or write {NAMES[0]}") from None
-    try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
+        return parquet.read_table(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
         raise ProclipError(f"{path} is not parquet: {error}") from None
-    for number, values in enumerate(table.to_pylist(), 1):
-        yield Row(f"{path}, row {number}", {column: value for column, value in values.items() if value is not None})
+
+
+def _from_parquet(path: Path, path_columns: Sequence[str]) -> RowTable:
+    table = _parquet_file(path)
+    if not table.num_rows:
+        raise ProclipError(f"{path} has no rows")
+    names = table.column_names
+    name = next((name for name in path_columns if name in names and _is_text(table.schema.field(name).type)), None)
+    if name is None or table.column(name).null_count:
+        row = table.column(name).is_null().index(True).as_py() if name else 0
+        raise ProclipError(f"{path}, row {row + 1}: a row has a {' or '.join(map(repr, path_columns))}")
+    files = _as_text(path, name, table.column(name))
+    keys = pc.coalesce(_as_text(path, "key", table.column("key")), files) if "key" in names else files
+    columns = {n: table.column(n) for n in names if n not in SPECIAL and n != name}
+    return RowTable(
+        keys=keys,
+        files=files,
+        splits=_parquet_splits(path, table),
+        urls=_as_text(path, "url", table.column("url")) if "url" in names else None,
+        texts={n: _as_text(path, n, c) for n, c in columns.items() if _is_text(c.type)},
+        lists={n: c for n, c in columns.items() if pa.types.is_list(c.type) and _is_text(c.type.value_type)},
+    )
+
+
+def _parquet_splits(path: Path, table: pa.Table) -> pa.ChunkedArray | None:
+    if "splits" in table.column_names:
+        splits = table.column("splits")
+        if not (pa.types.is_list(splits.type) and _is_text(splits.type.value_type)):
+            raise ProclipError(f"{path}: 'splits' is a column of lists of names, not {splits.type}")
+        return splits.cast(TEXTS)
+    if "split" not in table.column_names:
+        return None
+    names = _as_text(path, "split", table.column("split")).combine_chunks()
+    valid = names.is_valid().to_numpy(zero_copy_only=False)
+    ends = pa.array([0, *valid.cumsum().tolist()], pa.int32())
+    return pa.chunked_array([pa.ListArray.from_arrays(ends, names.drop_null())])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    known: tuple[Callable[[pa.DataType], bool], ...] = (
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+    )  # fmt: skip
+    return any(is_one(kind.value_type if pa.types.is_dictionary(kind) else kind) for is_one in known)
+
+
+def _as_text(path: Path, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if values.type in (TEXT, pa.large_string()):
+        return values
+    try:
+        return values.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ProclipError(f"{path}: column {name!r} holds {values.type}, texts are wanted") from None

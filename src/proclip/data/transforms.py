@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from ..config import AugmentConfig
-from ..models.preprocess import ImagePreprocess, to_rgb
+from ..models.image_files import to_rgb
+from ..models.preprocess import ImagePreprocess, NaflexPreprocess
+
+OVERSAMPLING = 2
+"""Pixels that a draft of a JPEG keeps for each pixel of the result, along a side: the filter needs that many."""
 
 
 def augment(image: Image.Image, preprocess: ImagePreprocess, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
@@ -47,3 +53,16 @@ def _change_light(image: Image.Image, brightness: float, contrast: float, config
         return image
     image = ImageEnhance.Brightness(image).enhance(1 + brightness * config.brightness)
     return ImageEnhance.Contrast(image).enhance(1 + contrast * config.brightness)
+
+
+def smallest_side(preprocess: ImagePreprocess, config: AugmentConfig) -> int | None:
+    """Shortest side that an image may be decoded at, so that the crop still has `OVERSAMPLING` times the tower's size.
+
+    A crop keeps at least the share ``min_scale`` of the area at an aspect ratio from 3/4 to 4/3 of the image's area, so
+    either of its sides is at least the square root of ``3/4 min_scale`` of the image's shorter one. None where images
+    are not scaled to one size (NaFlex: up to the whole budget of patches in one direction).
+    """
+    if isinstance(preprocess, NaflexPreprocess):
+        return None
+    share = math.sqrt(0.75 * config.min_scale) if config.min_scale < 1 else 1.0
+    return math.ceil(OVERSAMPLING * preprocess.size / share)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import read_json
+from .image_files import to_rgb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,42 +270,3 @@ def _channels(config: Mapping[str, Any], name: str, source: str) -> tuple[float,
 
 def _resized(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
     return image if image.size == size else image.resize(size, resample)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; transparent parts become white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Open and decode an image as RGB; transparent parts become white.
-
-    Raises:
-        ProclipError: the file is missing or is not a readable image.
-    """
-    return _decoded(Path(path), f"image {path}")
-
-
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """The same for the bytes of an image file that lies in an archive or a table; `name` says where, for the message.
-
-    Raises:
-        ProclipError: they are not a readable image.
-    """
-    return _decoded(BytesIO(content), f"image {name}")
-
-
-def _decoded(source: Path | BytesIO, name: str) -> Image.Image:
-    try:
-        with Image.open(source) as image:
-            image.load()
-            return to_rgb(image)
-    except FileNotFoundError:
-        raise ProclipError(f"{name} is missing") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise ProclipError(f"{name} cannot be read: {reason}") from None

@@ -21,7 +21,8 @@ from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
 from .hub import OURS, lasting_name
-from .preprocess import ImagePreprocess, read_image
+from .image_files import read_image
+from .preprocess import ImagePreprocess
 from .saving import (
     EMBEDDER_FOLDER,
     commit_of,

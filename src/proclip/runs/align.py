@@ -35,8 +35,7 @@ BATCH_SIZES = {"distill": 128, "tune": 256}
 
 def training_split(data: ImageCaptions) -> str:
     """The split to train on where the user names none."""
-    named = {split for sample in data.samples.values() for split in sample.splits}
-    return next((split for split in TRAINED_ON if split in named), f"{NOT}{HELD_OUT}")
+    return next((split for split in TRAINED_ON if split in data.splits), f"{NOT}{HELD_OUT}")
 
 
 def common_captions(data: ImageCaptions, split: str) -> tuple[str, ...]:
@@ -46,7 +45,7 @@ def common_captions(data: ImageCaptions, split: str) -> tuple[str, ...]:
         ProclipError: there is none; the message names columns that hold lists.
     """
     samples = data.select(split)
-    columns = [c for c in samples[0].captions if all(sample.captions.get(c, "").strip() for sample in samples)]
+    columns = samples.complete_columns()
     if not columns:
         lists = ", ".join(sorted(samples[0].caption_lists))
         why = f"; {lists} holds lists, and {ONE_TEXT}" if lists else "; choose with --captions"
@@ -107,7 +106,7 @@ def align_recipe(
             table.setdefault("batch_size", max(2, min(batch_size, len(data.select(trained_on)))))
             if "captions" not in table:
                 table["captions"] = list(captions) or list(common_captions(data, trained_on))
-    if "evaluate" not in values and any(HELD_OUT in sample.splits for sample in data.samples.values()):
+    if "evaluate" not in values and HELD_OUT in data.splits:
         values["evaluate"] = _evaluation(data, values, out)
     return from_dict(Recipe, values)
 
@@ -143,8 +142,8 @@ def align(recipe: Recipe, data: ImageCaptions, out: Path, trust_images: bool = F
         the folder of the model.
     """
     check_recipe(recipe, out)
-    check_images(list(data.samples.values()))
-    held_out = [sample for sample in data.samples.values() if HELD_OUT in sample.splits]
+    check_images(data.samples)
+    held_out = [sample for sample in data.samples if HELD_OUT in sample.splits]
     if not trust_images and not (out / "model" / "config.json").is_file():
         used = [*(data.select(recipe.tune.split) if recipe.tune else []), *held_out]
         with progress("pictures", "decoded") as report:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -34,15 +35,31 @@ from .recipes import pick_device
 _log = logging.getLogger(__name__)
 
 
-Column = tuple[str, str]
-"""A split and a caption column."""
+class Column(NamedTuple):
+    """A caption column of some rows."""
+
+    split: str
+    """The rows' split."""
+    read: tuple[str, ...]
+    """Columns that the rows must have, or be left out if the recipe says so."""
+    name: str
+    """The column."""
+
+
+def read_captions(stage: DistillConfig | TuneConfig) -> tuple[str, ...]:
+    """Every caption column that a stage reads, its teacher's too."""
+    of_teacher = stage.teacher_captions.values() if isinstance(stage, DistillConfig) else ()
+    return tuple(dict.fromkeys([*stage.captions, *of_teacher]))
 
 
 def needed_columns(recipe: Recipe) -> tuple[list[Column], list[Column]]:
     """What the LLM and what the teacher must read."""
     stages: list[DistillConfig | TuneConfig] = [s for s in (recipe.distill, recipe.tune) if s is not None]
-    llm = [(stage.split, column) for stage in stages for column in stage.captions]
-    return llm, [(recipe.distill.split, column) for column in teacher_columns(recipe.distill)] if recipe.distill else []
+    llm = [Column(stage.split, read_captions(stage), name) for stage in stages for name in stage.captions]
+    if recipe.distill is None:
+        return llm, []
+    read = read_captions(recipe.distill)
+    return llm, [Column(recipe.distill.split, read, name) for name in teacher_columns(recipe.distill)]
 
 
 def teacher_columns(config: DistillConfig) -> list[str]:
@@ -119,7 +136,7 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
             raise ProclipError(f"recipes {first.name!r} and {recipe.name!r} differ in data, embedder or clip")
         if distributed.is_main():
             warn_of_raw_states(recipe)
-    data, store, device = ImageCaptions(first.data.dataset), Path(first.data.store), pick_device()
+    data, store, device = ImageCaptions.of(first.data), Path(first.data.store), pick_device()
     own = embedder if embedder is not None else LazyEmbedder(first.embedder, device)
     with stopping():
         _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device)
@@ -145,13 +162,13 @@ def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: P
         captions = _captions(data, columns)
         counts = _add("teacher", folder, clip, "float32", captions, clip.cuts if skips else None)
         if not counts.rows and not counts.kept:
-            raise nothing_to_read(clip, sorted({column for _, column in columns}))
+            raise nothing_to_read(clip, sorted({column.name for column in columns}))
 
 
 def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
     """The captions of some columns, each once."""
-    splits = {split: data.select(split) for split, _ in columns}
-    return Captions([(splits[split], column) for split, column in dict.fromkeys(columns)])
+    rows = {(split, read): data.select(split, read) for split, read, _ in columns}
+    return Captions([(rows[split, read], name) for split, read, name in dict.fromkeys(columns)])
 
 
 def _add(

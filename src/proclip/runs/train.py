@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..config import Recipe
-from ..data.dataset import ImageCaptions, check_images, digest_of_samples
+from ..config import LogConfig, Recipe
+from ..data.broken import BrokenImages
+from ..data.dataset import ImageCaptions, check_images
 from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
 from ..distributed import barrier, is_main, main_first
@@ -26,19 +27,22 @@ from ..models.embedder_source import settings_of
 from ..models.hub import lasting_name
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
-from ..train.loop import fit
+from ..train.loop import Hook, fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_scaler
 from ..train.parameters import parameter_groups
 from ..train.stages import ContrastivePretraining, TextDistillation
 from .best import save_best
 from .console import say
-from .embed import cut_captions, of_clip
+from .embed import cut_captions, of_clip, read_captions
 from .evaluate import add_figures_to_card
 from .forgetting import StageEvaluation
 from .provenance import provenance
 from .recipes import open_run, pick_device
 from .tuning import first_bias, open_tuning, trained_parameters, tuning_stage
+
+BROKEN = "broken_images.jsonl"
+"""File of the run folder that lists pictures which were replaced."""
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -62,7 +66,7 @@ def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = N
     """
     folder = out if out is not None else Path("runs") / recipe.name
     device = device or pick_device()
-    data = ImageCaptions(recipe.data.dataset)
+    data = ImageCaptions.of(recipe.data)
     _enter(recipe, folder, device)
     model_folder = folder / "model"
     stages = _pretrain if recipe.pretrain else _align
@@ -160,27 +164,50 @@ def _start_from(model: ProCLIP, name: str) -> None:
     load_weights(model.adapter, other.adapter.state_dict(), f"init: {name}")
 
 
+def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
+    """Puts the number of broken pictures into the metrics, once there are any."""
+    return Hook(log.every_steps, lambda step: {"broken_images": broken.count} if broken.count else {})
+
+
+def _say_broken(broken: BrokenImages, folder: Path) -> None:
+    if broken.count:
+        line = f"{broken.count:,} images were broken, and others took their place: {folder / BROKEN}"
+        say(line)
+
+
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     config = recipe.pretrain
     assert config is not None
-    samples = data.select(config.split)
+    samples = data.select(config.split, config.captions)
     check_images(samples)
     seed_all(recipe.seed)
     if config.init:
         model, clip = load_clip_model(config.init)
     else:
         model, clip = new_clip(config, [s.captions[c] for s in samples for c in config.captions if c in s.captions])
-    digest = digest_of_samples(samples, config.captions)
+    digest = samples.digest(config.captions)
     if _check_inputs(folder, {"init": clip.identity["sha256"], "dataset": digest}):
         return
-    source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
+    source = PretrainBatches(
+        samples, clip.tokenizer, clip.preprocess, config, recipe.seed, recipe.data, folder / BROKEN
+    )
     cut, texts = source.truncated()
     line = f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut"
     say(line)
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
-        logger=logger)  # fmt: skip
+        logger=logger, hooks=[_counting(source.broken, recipe.log)])  # fmt: skip
+    _say_broken(source.broken, folder)
     _finish(folder, lambda draft: save_clip(model.cpu(), clip, draft))
+
+
+def _data_digests(recipe: Recipe, data: ImageCaptions) -> dict[str, str]:
+    """Hash of what each stage reads of the data."""
+    stages = {"distill data": recipe.distill, "tune data": recipe.tune}
+    return {
+        name: data.select(stage.split, read_captions(stage)).digest(tuple(stage.captions))
+        for name, stage in stages.items() if stage is not None
+    }  # fmt: skip
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -189,10 +216,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
-    inputs = {"clip": clip.identity["sha256"], **llm.identity}
-    for name, part in (("distill", recipe.distill), ("tune", recipe.tune)):
-        if part is not None:
-            inputs[f"{name} data"] = digest_of_samples(data.select(part.split), part.captions)
+    inputs = {"clip": clip.identity["sha256"], **llm.identity, **_data_digests(recipe, data)}
     if recipe.init:
         inputs["init"] = digest_of(checkpoint_folder(recipe.init))
     if _check_inputs(folder, inputs):
@@ -207,7 +231,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     texts = pairs = None
     if recipe.distill:
         teacher = EmbeddingStore.open(of_clip(Path(recipe.data.store) / "teacher", recipe.clip), expect=clip.identity)
-        samples = data.select(recipe.distill.split)
+        samples = data.select(recipe.distill.split, read_captions(recipe.distill))
         cut = cut_captions(recipe.distill, samples, clip)
         texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
         if texts.left_out:
@@ -217,8 +241,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         distillation = TextDistillation(model.adapter, recipe.distill)
         parameter_groups(distillation.groups(), recipe.distill.optim)
     if recipe.tune:
-        samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
-        pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
+        pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN)
     evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None
     first = texts or pairs
     if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
@@ -233,9 +256,11 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
             evaluation.report(model, "distill")
     if recipe.tune and pairs:
         say(trained_parameters(tuning, model))
-        hooks = evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
+        hooks = [_counting(pairs.broken, recipe.log)]
+        hooks += evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
         fitted = fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
                      run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
+        _say_broken(pairs.broken, folder)
         save_best(fitted, "tune", tuning, model, folder, provenance(recipe, folder))
         tuning.finish()
         if evaluation:

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TuneConfig
+from ..config import Recipe, TuneConfig
 from ..data.ahead import DECODE_THREADS
-from ..data.dataset import Sample, check_images
+from ..data.dataset import ImageCaptions, Sample, check_images
 from ..data.loaders import TuneBatches
 from ..data.store import EmbeddingStore, StoreWriter
 from ..distributed import barrier, is_main
 from ..models.clip import Clip
-from ..models.preprocess import ImagePreprocess, read_image
+from ..models.preprocess import ImagePreprocess
 from ..models.proclip import ProCLIP
 from ..train.parameters import parameter_groups
 from ..train.stages import ImageTextTuning
 from .console import say
+from .embed import of_clip, read_captions
 
 BATCH = 128
 """Pictures that the original tower embeds at a time."""
@@ -42,33 +43,34 @@ def first_bias(config: TuneConfig, clip: Clip) -> float | None:
 
 
 def open_tuning(
+    recipe: Recipe,
     config: TuneConfig,
-    samples: Sequence[Sample],
+    data: ImageCaptions,
     model: ProCLIP,
     clip: Clip,
     llm: EmbeddingStore,
-    store: Path,
-    seed: int,
+    broken_file: Path,
 ) -> tuple[TuneBatches, ImageTextTuning]:
     """Everything that stage 2 needs, checked.
 
     Args:
+        recipe: whose stage it is.
         config: of stage 2.
-        samples: of its split.
+        data: images and captions.
         model: what it trains; its image tower is still the original.
         clip: the checkpoint that the tower comes from.
         llm: the LLM's embeddings.
-        store: folder of the cached teacher's embeddings.
-        seed: of the batches.
+        broken_file: where pictures that turn out broken are listed.
 
     Raises:
         ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
     """
+    samples = data.select(config.split, read_captions(config))
     check_images(samples)
     teacher = None
     if config.teacher == "cached":
-        teacher = cached_teacher(samples, model, clip, store)
-    batches = TuneBatches(samples, llm, clip.preprocess, config, seed, teacher)
+        teacher = cached_teacher(samples, model, clip, of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip))
+    batches = TuneBatches(samples, llm, clip.preprocess, config, recipe.seed, teacher, recipe.data, broken_file)
     return batches, tuning_stage(config, model)
 
 
@@ -114,14 +116,14 @@ def _embed_pictures(
 ) -> None:
     tower, device = model.image_tower.eval(), model.device
     with StoreWriter(folder, identity, clip.dim) as writer, ThreadPoolExecutor(DECODE_THREADS) as pool:
-        places = writer.missing([s.key for s in samples], [_version(s) for s in samples], what="picture")
+        places = writer.missing([s.key for s in samples], [s.picture.stamp() for s in samples], what="picture")
         missing = [samples[place] for place in places]
         for start in range(0, len(missing), BATCH):
             chunk = missing[start : start + BATCH]
             pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
             with torch.inference_mode():
                 embeds = F.normalize(tower(pixels.to(device)).float(), dim=-1)
-            writer.add([s.key for s in chunk], embeds, texts=[_version(s) for s in chunk])
+            writer.add([s.key for s in chunk], embeds, texts=[s.picture.stamp() for s in chunk])
     if missing:
         say(f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures")
 
@@ -131,11 +133,5 @@ def image_identity(clip: Clip) -> dict[str, Any]:
     return {**clip.identity, "kind": "clip-image-tower", "preprocess": clip.preprocess.to_config()}
 
 
-def _version(sample: Sample) -> str:
-    """Changes when the picture's file does."""
-    status = sample.path.stat()
-    return f"{status.st_size} bytes, {status.st_mtime_ns}"
-
-
 def _pixels(sample: Sample, preprocess: ImagePreprocess) -> Tensor:
-    return preprocess(read_image(sample.path))
+    return preprocess(sample.picture.open())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.batches import MicroBatches
+from ..data.batches import MicroBatches, PairIds
 from .parallel import Parallel
 from .stages import Embeds, Stage
 
@@ -44,8 +44,8 @@ def backward(spread: Parallel, batch: Any, scaler: torch.amp.GradScaler) -> dict
 
 def _in_parts(spread: Parallel, batch: MicroBatches[Any], scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
     stage = spread.stage
-    embeds, targets, states = _encode_all(stage, batch)
-    terms = _differentiate(stage.objective(embeds, targets, batch), scaler)
+    embeds, targets, ids, states = _encode_all(stage, batch)
+    terms = _differentiate(stage.objective(embeds, targets, ids), scaler)
     gradients = {name: leaf.grad for name, leaf in embeds.items() if leaf.grad is not None}
     after, start = _random_state(stage), 0
     for place, (part, state) in enumerate(zip(batch.parts, states, strict=True), 1):
@@ -56,7 +56,6 @@ def _in_parts(spread: Parallel, batch: MicroBatches[Any], scaler: torch.amp.Grad
             torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
         start = end
     _set_random_state(stage, after)
-    spread.average()
     return terms
 
 
@@ -65,16 +64,17 @@ def _differentiate(terms: dict[str, Tensor], scaler: torch.amp.GradScaler) -> di
     return {name: term.detach() for name, term in terms.items()}
 
 
-def _encode_all(stage: Stage, batch: MicroBatches[Any]) -> tuple[Embeds, Embeds, list[list[Tensor]]]:
-    """Embeds of the whole batch, as leaves that take a gradient, its targets, and the random state before each part."""
-    states, embeds, targets = [], [], []
+def _encode_all(stage: Stage, batch: MicroBatches[Any]) -> tuple[Embeds, Embeds, PairIds | None, list[list[Tensor]]]:
+    """Embeds of the whole batch, as leaves that take a gradient; targets; ids of pairs; random state before each part."""
+    states, embeds, targets, ids = [], [], [], []
     for part in batch.parts:
         states.append(_random_state(stage))
         with torch.no_grad():
             embeds.append(stage.encode(part))
         targets.append(stage.targets(part))
+        ids.append({name: getattr(part, name) for name in ("image_ids", "text_ids") if hasattr(part, name)})
     leaves = {name: tensor.requires_grad_() for name, tensor in _joined(embeds).items()}
-    return leaves, _joined(targets), states
+    return leaves, _joined(targets), PairIds(**_joined(ids)) if ids[0] else None, states
 
 
 def _joined(parts: list[Embeds]) -> Embeds:

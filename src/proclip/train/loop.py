@@ -222,7 +222,8 @@ def _run_hooks(
     for hook in due:
         with spread.gathered():
             metrics = hook.run(step)
-        record.logger.log(record.name, step, record.epoch(step), metrics)
+        if metrics:
+            record.logger.log(record.name, step, record.epoch(step), metrics)
         found |= metrics
         spread.stage.train()
     if not found or log.keep_best is None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
-from ..data.batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
+from ..data.batches import DistillBatch, PairIds, PretrainBatch, TuneBatch
 from ..distributed import gather, own_rows
 from ..errors import ProclipError
 from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
@@ -56,7 +56,7 @@ class Stage(nn.Module, ABC):
     def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
         """Scalars whose mean over processes is the global batch's: ``loss`` is differentiated, the others are logged.
 
-        No tower runs here. Of the batch only what `MicroBatches` has may be read.
+        No tower runs here. Of a batch of pairs only what `PairIds` has may be read.
         """
 
     def loss(self, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
@@ -205,9 +205,7 @@ class ImageTextTuning(Stage):
             image_features = self._tuner.run_teacher(batch.pixel_values[:: self.config.teacher_stride])
         return {"image": _normalize(image_features)}
 
-    def objective(
-        self, embeds: Embeds, targets: Embeds, batch: TuneBatch | MicroBatches[TuneBatch]
-    ) -> dict[str, Tensor]:
+    def objective(self, embeds: Embeds, targets: Embeds, batch: TuneBatch | PairIds) -> dict[str, Tensor]:
         """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
         image_embeds, text_embeds = gather(embeds["image"]), gather(embeds["text"])  # [n, d]
         rows = own_rows(len(embeds["image"]))
@@ -278,9 +276,7 @@ class ContrastivePretraining(Stage):
             text_features = self.text_tower(batch.input_ids, batch.attention_mask)
         return {"image": _normalize(image_features), "text": _normalize(text_features)}
 
-    def objective(
-        self, embeds: Embeds, targets: Embeds, batch: PretrainBatch | MicroBatches[PretrainBatch]
-    ) -> dict[str, Tensor]:
+    def objective(self, embeds: Embeds, targets: Embeds, batch: PretrainBatch | PairIds) -> dict[str, Tensor]:
         """InfoNCE, Eq. 4."""
         loss = contrastive_loss(
             gather(embeds["image"]), gather(embeds["text"]), self.logit_scale,

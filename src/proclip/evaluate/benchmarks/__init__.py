@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...data.hub import PREFIX
 from ...errors import ProclipError
 from ..benchmark import Benchmark, Entry
 from . import classification, fine_grained, hub, multilingual, probes, retrieval
@@ -99,7 +100,7 @@ def load_suite(names: Sequence[str], root: Path, *, partial: bool = False) -> Lo
     Raises:
         ProclipError: an unknown name. What is wrong with data is in `LoadedSuite.problems`.
     """
-    from_the_hub = [name for name in names if name.startswith(hub.PREFIX)]
+    from_the_hub = [name for name in names if name.startswith(PREFIX)]
     listed = [name for name in names if name not in from_the_hub]
     by_name = {name for name in listed if name not in SUITES}
     wanted = [find_entry(one) for name in listed for one in SUITES.get(name, (name,))]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...data.hub import load_hub_dataset
 from ...data.images import DatasetImages, ImageFiles, ImageSource
 from ...errors import ProclipError
 from ...files import read_json
 from ..benchmark import Benchmark, Entry, check_pictures, some
 from ..tasks import HardNegativeItem, HardNegativesTask, PairItem, PairsTask, WinogroundTask
-from .hub import load_hub_dataset
 
 MMVP_IMAGES = ("MMVP_VLM_Images", "MLLM_VLM Images", "MLLM_VLM_Images")
 """Names of the image folder: the data card's, the script's, and both in one."""

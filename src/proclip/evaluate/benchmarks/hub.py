@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...data.hub import PREFIX, first_line, load_hub_dataset
 from ...data.images import DatasetImages
 from ...errors import ProclipError
 from ..benchmark import Benchmark, check_pictures, some
 from ..tasks import ClassificationTask
 from .classification import TOP1, webdataset_classification
 from .prompts import DEFAULT_TEMPLATES
-
-PREFIX = "hf:"
 
 
 def from_hub(name: str) -> Benchmark:
@@ -46,39 +45,8 @@ def hub_webdataset(identifier: str) -> Benchmark:
     try:
         copy = snapshot_download(identifier, repo_type="dataset", allow_patterns=["test/*", "*.txt"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ProclipError(f"the hub does not give the data set {identifier!r}: {_first_line(error)}") from None
+        raise ProclipError(f"the hub does not give the data set {identifier!r}: {first_line(error)}") from None
     return webdataset_classification(Path(copy), identifier.split("/")[-1])
-
-
-def load_hub_dataset(identifier: str, split: str) -> Any:
-    """A split of a data set of the hub or of a folder (parquet files, or what ``save_to_disk`` wrote).
-
-    Returns:
-        a ``datasets.Dataset``.
-
-    Raises:
-        ProclipError: the library is not installed, the data set cannot be had, or it has no such split.
-    """
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise ProclipError(
-            "data sets of the hub need the library datasets: pip install 'proclip-align[eval]'"
-        ) from None
-    folder = Path(identifier)
-    try:
-        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            found = datasets.load_from_disk(identifier)
-            if isinstance(found, datasets.Dataset):
-                return found
-            if split not in found:
-                raise ProclipError(f"{identifier} has no split {split!r}; there are: {', '.join(found)}")
-            return found[split]
-        return datasets.load_dataset(identifier, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ProclipError(
-            f"the data set {identifier!r}, split {split!r}, cannot be read: {_first_line(error)}"
-        ) from None
 
 
 def hub_classification(
@@ -145,7 +113,3 @@ def _column(identifier: str, dataset: Any, wanted: str | None, feature: str) -> 
     asked = f"no column {wanted!r}" if wanted else f"{len(of_feature)} columns"
     listed = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in dataset.features.items())
     raise ProclipError(f"{identifier} has {asked} of the feature {feature}; its columns: {listed}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

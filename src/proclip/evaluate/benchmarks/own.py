@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.dataset import ImageCaptions, Sample
-from ...data.images import ImageFiles
+from ...data.images import ImageFiles, SampleImages
 from ...data.metadata import NAMES
 from ...errors import ProclipError
 from ...files import read_json
@@ -128,7 +128,7 @@ def retrieval_folder(path: Path, *, split: str | None = None, columns: Sequence[
         ProclipError: no such folder, split or column, a row that cannot be read, or pictures are missing.
     """
     data = ImageCaptions(path)
-    samples = list(data.samples.values()) if split is None else data.select(split)
+    samples = data.samples if split is None else data.select(split)
     captions = {sample.key: _captions(sample) for sample in samples}
     present = list(dict.fromkeys(column for texts in captions.values() for column in texts))
     if absent := [column for column in columns or () if column not in present]:
@@ -144,7 +144,7 @@ def retrieval_folder(path: Path, *, split: str | None = None, columns: Sequence[
         prefix: retrieval_task(column, [(key, texts[column]) for key, texts in captions.items() if column in texts])
         for column, prefix in prefixes.items()
     }
-    images = ImageFiles({sample.key: sample.path for sample in samples})
+    images = SampleImages({sample.key: sample.picture for sample in samples})
     check_pictures(str(path), images, list(captions))
     without = {t.name: len(samples) - len(t.items) for t in tasks.values() if len(t.items) < len(samples)}
     averaged = {part.rpartition("/")[0] for parts in means.values() for part in parts}
@@ -276,7 +276,7 @@ def tasks_folder(path: Path, split: str = "test") -> Benchmark:
         known = sorted(one.name for one in (path / "tasks").glob("*") if one.is_dir())
         raise ProclipError(f"{path}: no tasks of split {split!r}; splits: {', '.join(known)}")
     tasks = {task_prefix(task): task for task in load_tasks(path / "tasks" / split).values()}
-    images = ImageFiles({key: sample.path for key, sample in data.samples.items()})
+    images = SampleImages({sample.key: sample.picture for sample in data.samples})
     check_pictures(str(path), images, image_keys(tasks.values()))
     languages = tuple(p for p in tasks if p.startswith("multilingual/") and p != ENGLISH)
     means = language_means(languages)

@@ -1,0 +1,118 @@
+"""What do millions of samples cost before and while they are trained on: seconds and memory, by their number?
+
+    python benchmarks/data_scale.py        # 300,000 and 3 million rows; three minutes, 1.5 GB of disk
+
+Indexes of shards of 10,000 samples with two caption columns, 300 characters together, as ``proclip data index`` and
+``join`` write them, of archives that are empty files of the right size. Every question runs in a process of its own;
+its memory is what it took beyond mapped files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from measure import command_line, figure, peak_memory, write
+
+from proclip.data.dataset import ImageCaptions, Samples, check_captions
+from proclip.data.order import Block, Order
+from proclip.data.tar_index import ABOUT, OF_CAPTION, ShardAbout, index_path
+
+A_SHARD = 10_000
+READS = 20_000
+COLUMNS = ("short", "long")
+
+
+def indexes(folder: Path, shards: int) -> None:
+    """Indexes as those of real shards."""
+    for shard in range(shards):
+        path = folder / f"{shard:05d}.tar"
+        path.touch()
+        os.truncate(path, A_SHARD * 40_000)
+        index_path(path).parent.mkdir(exist_ok=True)
+        status = path.stat()
+        about = ShardAbout(status.st_size, status.st_mtime_ns, COLUMNS, A_SHARD, 0, ())
+        rows = np.arange(A_SHARD)
+        table = pa.table(
+            {
+                "key": [f"{shard:05d}/{shard:05d}{row:04d}" for row in rows],
+                "offset": rows * 40_000, "size": rows * 0 + 39_000, "extension": ["jpg"] * A_SHARD,
+                "url": [f"https://pictures.org/of/some/{shard}/{row}.jpg" for row in rows],
+                OF_CAPTION + "short": [f"a short caption of picture {row} of shard {shard}" for row in rows],
+                OF_CAPTION + "long": [f"picture {row}: {'a long caption that says much ' * 8}" for row in rows],
+            }
+        )  # fmt: skip
+        table = table.replace_schema_metadata({ABOUT: json.dumps(asdict(about))})
+        with pa.ipc.new_file(str(index_path(path)), table.schema) as writer:
+            writer.write_table(table)
+
+
+def opened(folder: str) -> Samples:
+    return ImageCaptions(folder).select("train")
+
+
+def opening(folder: str) -> Callable[[], object]:
+    return lambda: opened(folder)
+
+
+def checking(folder: str) -> Callable[[], object]:
+    samples = opened(folder)
+    return lambda: check_captions(samples, COLUMNS)
+
+
+def digesting(folder: str) -> Callable[[], object]:
+    samples = opened(folder)
+    return lambda: samples.digest(COLUMNS)
+
+
+def ordering(folder: str) -> Callable[[], object]:
+    order = Order([Block(len(opened(folder)))], 4096, 0, "images")
+    return lambda: order.epoch(1)
+
+
+def reading(folder: str) -> Callable[[], object]:
+    samples = opened(folder)
+    places = np.random.default_rng(0).integers(len(samples), size=READS).tolist()
+
+    def run() -> None:
+        for place in places:
+            sample = samples[place]
+            assert sample.picture.name and sample.captions["short"]
+
+    return run
+
+
+QUESTIONS = {
+    "open, keys checked": opening,
+    "captions checked": checking,
+    "hash of keys and captions": digesting,
+    "an epoch's order": ordering,
+    f"{READS:,} samples at random": reading,
+}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = command_line(__doc__, repeats=1, threads=1)
+    sizes = (2, 4) if options.small else (30, 300)
+    figures, details = [], {}
+    for shards in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            indexes(Path(folder), shards)
+            rows = shards * A_SHARD
+            for question, make in QUESTIONS.items():
+                found = peak_memory(make, folder)
+                details[f"{rows:,}: {question}"] = found
+                figures.append(figure(f"{rows:,} rows: {question}", found["seconds"], "s"))
+                figures.append(figure(f"{rows:,} rows: {question}, memory", found["anonymous"], "MiB"))
+    write(options, __doc__, figures, {"rows_a_shard": A_SHARD, "memory": details})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Rows as columns of Arrow: compact in memory or mapped from disk, found by number, checked many at a time.
+
+A row of a table costs its texts and some bytes; a Python object a row would cost kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import ProclipError
+from ..files import replacing
+
+V = TypeVar("V")
+ROWS_A_BATCH = 16384
+"""Rows of a table that are Python objects at one time."""
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+
+
+class RowView(Mapping[str, V]):
+    """A row's values by column, each read when it is asked for; empty cells are not there.
+
+    Args:
+        columns: arrays of n values.
+        row: its number, below n.
+        convert: from what Arrow gives.
+    """
+
+    def __init__(self, columns: Mapping[str, pa.ChunkedArray], row: int, convert: Any = str) -> None:
+        self._columns, self._row, self._convert = columns, row, convert
+
+    def __getitem__(self, name: str) -> V:
+        value = self._columns[name][self._row].as_py()
+        if value is None:
+            raise KeyError(name)
+        converted: V = self._convert(value)
+        return converted
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._columns and bool(self._columns[name][self._row].is_valid)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._columns if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def batched(items: Iterable[V], size: int = ROWS_A_BATCH) -> Iterator[list[V]]:
+    """Lists of up to `size` items."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+class ColumnBuilder:
+    """Rows to columns of one type, a chunk at a time; a column that some rows lack has nothing there.
+
+    Args:
+        kind: of every column.
+    """
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._chunks: dict[str, list[pa.Array]] = {}
+        self._lengths: list[int] = []
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Some more rows."""
+        for name in {name: None for row in rows for name in row}:
+            parts = self._chunks.setdefault(name, [pa.nulls(length, self._kind) for length in self._lengths])
+            parts.append(pa.array([row.get(name) for row in rows], self._kind))
+        self._lengths.append(len(rows))
+        for parts in self._chunks.values():
+            if len(parts) < len(self._lengths):
+                parts.append(pa.nulls(len(rows), self._kind))
+
+    def columns(self) -> dict[str, pa.ChunkedArray]:
+        """By name."""
+        return {name: pa.chunked_array(parts, self._kind) for name, parts in self._chunks.items()}
+
+
+def blank(texts: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """Which texts are missing, empty or white space, [n] bool; 30M captions take seconds."""
+    parts = [_blank(chunk) for chunk in texts.chunks]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+
+
+def _blank(texts: pa.Array) -> np.ndarray[Any, Any]:
+    empty = pc.or_(pc.equal(pc.binary_length(texts), 0), pc.utf8_is_space(texts))
+    found: np.ndarray[Any, Any] = pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
+    return found
+
+
+def repeated(values: pa.ChunkedArray) -> pa.Array:
+    """Values that are there more than once, in the order of their first place; empty cells do not count."""
+    values = values.drop_null()
+    if pc.count_distinct(values).as_py() == len(values):
+        return pa.array([], values.type)
+    counts = values.value_counts()
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def places_of(values: pa.ChunkedArray, wanted: Any) -> list[int]:
+    """Rows that hold a value."""
+    return [int(row) for row in pc.indices_nonzero(pc.fill_null(pc.equal(values, wanted), False)).to_pylist()]
+
+
+def taken(values: pa.ChunkedArray, rows: np.ndarray[Any, Any] | None) -> Iterator[pa.Array]:
+    """The values of some rows (all if None), in their order, in arrays of up to `ROWS_A_BATCH`."""
+    count = len(values) if rows is None else len(rows)
+    for start in range(0, count, ROWS_A_BATCH):
+        stop = min(count, start + ROWS_A_BATCH)
+        part = values.slice(start, stop - start) if rows is None else values.take(pa.array(rows[start:stop]))
+        yield part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
+
+
+def raw_bytes(array: pa.Array) -> bytes:
+    """What a text array holds, in a form that does not depend on how it is laid out: lengths (-1: none), then bytes."""
+    lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False).astype("<i8")
+    whole = pc.fill_null(array, "").cast(pa.large_string())
+    _, places, content = whole.buffers()
+    ends = np.frombuffer(places, dtype=np.int64)[whole.offset : whole.offset + len(whole) + 1]
+    texts = memoryview(content)[ends[0] : ends[-1]] if content is not None else b""
+    found: bytes = lengths.tobytes() + bytes(texts)
+    return found
+
+
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """An Arrow file, there whole or not at all."""
+    with replacing(path) as draft, pa.ipc.new_file(str(draft), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def map_table(path: Path) -> pa.Table:
+    """An Arrow file, mapped: nothing is read before it is asked for.
+
+    Raises:
+        ProclipError: it is missing or no such file.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except FileNotFoundError:
+        raise ProclipError(f"{path} is missing") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ProclipError(f"{path} is damaged ({error}): delete it and run the command that wrote it again") from None
