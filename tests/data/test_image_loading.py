@@ -15,7 +15,7 @@ from shard_files import picture, sample, write_shard, write_shards
 from torch import Tensor
 
 from proclip.config import AugmentConfig, DataConfig, MixtureConfig, TuneConfig
-from proclip.data import loaders
+from proclip.data import ahead
 from proclip.data.dataset import ImageCaptions, Samples
 from proclip.data.image_loading import ImageLoader
 from proclip.data.loaders import TuneBatches
@@ -77,9 +77,9 @@ def test_threads_and_start_change_nothing(
     samples = ImageCaptions(broken_shards).select("x")
     llm = store(samples, tmp_path / "llm")
     config, data = TuneConfig(captions=("caption",), batch_size=5, augment=AUGMENT), DataConfig(max_broken_share=0.5)
-    monkeypatch.setattr(loaders, "DECODE_THREADS", 2)
+    monkeypatch.setattr(ahead, "DECODE_THREADS", 2)
     wanted = {epoch: batches_of(TuneBatches(samples, llm, PREPROCESS, config, 3, data=data), epoch) for epoch in (0, 1)}
-    monkeypatch.setattr(loaders, "DECODE_THREADS", threads)
+    monkeypatch.setattr(ahead, "DECODE_THREADS", threads)
     for epoch in (0, 1):
         for start in (0, 1, 3):
             source = TuneBatches(ImageCaptions(broken_shards).select("x"), llm, PREPROCESS, config, 3, data=data)

@@ -10,4 +10,4 @@ from ..distributed import is_main
 def say(line: str) -> None:
     """Print a line to stderr, of several processes by the main one."""
     if is_main():
-        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
