@@ -251,7 +251,7 @@ class NoisePairs:
 def peak_mib(parts: int, size: int) -> float:
     """Of this process after a step of stage 2; one part is a plain batch."""
     torch.set_num_threads(1)
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 3}
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3}
     tower = ClipImageTower.from_config({**vision, "image_size": 112, "patch_size": 8}, 128)
     adapter = Adapter(LLM_DIM, 128, AdapterConfig(num_blocks=1))
     stage, noise = (
@@ -265,14 +265,13 @@ def peak_mib(parts: int, size: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_batch_64_times_as_large_takes_the_memory_of_a_part() -> None:
+def test_a_batch_16_times_as_large_takes_the_memory_of_a_part() -> None:
     peaks = {}
-    for parts, size in ((1, 8), (64, 8), (1, 32)):
+    for parts, size in ((1, 8), (16, 8), (1, 32)):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # a peak never falls: a process for each
             peaks[parts, size] = pool.submit(peak_mib, parts, size).result()
-    pixels_of_the_whole = 64 * 8 * 3 * 112 * 112 * 4 / 2**20
-    assert peaks[64, 8] - peaks[1, 8] < 30 < pixels_of_the_whole, peaks
-    assert peaks[1, 32] - peaks[1, 8] > 100, peaks
+    three_parts = peaks[1, 32] - peaks[1, 8]
+    assert three_parts > 100 and peaks[16, 8] - peaks[1, 8] < 0.15 * three_parts, peaks
 
 
 def test_batch_normalisation_is_refused() -> None:
