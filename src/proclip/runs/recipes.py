@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 from .. import __version__
 from ..config import Recipe, config_hash, dump, load_recipe, to_dict
+from ..distributed import world_size
 from ..errors import ProclipError
-from ..files import write_atomically, write_json
+from ..files import read_json, write_atomically, write_json
 
 OF_AN_ATTEMPT = {"recipe.toml", "environment.json", "inputs.json", "metrics.jsonl", "parameters.json"}
 """What a run writes before its first checkpoint: of these alone another recipe may take the place."""
@@ -63,7 +65,7 @@ def _short(value: Any) -> str:
 def open_run(recipe: Recipe, folder: Path) -> None:
     """Make the run folder, or enter it again to go on.
 
-    Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command).
+    Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command, processes).
 
     Raises:
         ProclipError: the folder holds a run of another recipe that has a checkpoint or a model, or a recipe and files
@@ -71,7 +73,9 @@ def open_run(recipe: Recipe, folder: Path) -> None:
     """
     path = folder / "recipe.toml"
     if path.is_file():
-        if config_hash(load_recipe(path)) == config_hash(recipe):
+        if config_hash(_global_batches(load_recipe(path), _processes(folder))) == config_hash(
+            _global_batches(recipe, world_size())
+        ):
             return
         if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT - {EMBEDDINGS}:
             differ = _difference(to_dict(load_recipe(path)), to_dict(recipe))
@@ -80,7 +84,22 @@ def open_run(recipe: Recipe, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(recipe))
-    write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", {**environment(), "processes": world_size()})
+
+
+def _processes(folder: Path) -> int:
+    """How many processes began a run."""
+    path = folder / "environment.json"
+    return int(read_json(path).get("processes", 1)) if path.is_file() else 1
+
+
+def _global_batches(recipe: Recipe, processes: int) -> Recipe:
+    """The recipe with batches over all processes: on another number of them a run goes on if these are the same."""
+    changes: dict[str, Any] = {}
+    for name in ("distill", "tune", "pretrain"):
+        if (stage := getattr(recipe, name)) is not None:
+            changes[name] = replace(stage, batch_size=stage.batch_size * processes)
+    return replace(recipe, **changes)
 
 
 def model_folder(name: str) -> str:
