@@ -133,8 +133,20 @@ def main() -> None:
     for label, least in (("EMA teacher", "5/4 = 1.25"), ("no teacher", "4/3 = 1.33")):
         ratio = turns.ratio(f"cached, {label}", f"accumulated, {label}")
         figures.append(figure(f"time over accumulation, {label}", ratio, "x", aim=f"{least} in forward passes"))
-    write(options, __doc__, figures, {"clip": name, "side": side, "batch": batch, "part": part, "found": found,
-                                      "timed": {"parts": PARTS_IN_TIME, "part": timed}, "turns": turns.values()})
+    write(
+        options,
+        __doc__,
+        figures,
+        {
+            "clip": name,
+            "side": side,
+            "batch": batch,
+            "part": part,
+            "found": found,
+            "timed": {"parts": PARTS_IN_TIME, "part": timed},
+            "turns": turns.values(),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from proclip.train.checkpoint import latest_checkpoint
 
 PROCESSES = 2
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["proclip.train.loop", "torch.distributed"])
+CONTEXT.set_forkserver_preload(
+    ["proclip.train.loop", "torch.distributed", "torch._dynamo"]
+)  # what takes seconds to import
 
 
 def work(rank: int, run_dir: Path, meeting: Path, epochs: int, seconds_per_batch: float, dropout: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,9 +68,9 @@ class Record:
     """Learns which signal the processes have got."""
     checkpoints: Checkpoints
     """Asked for the last good one."""
-    seconds: float
+    seconds: float = 0.0
     """Time of training so far."""
-    metrics: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
     """Of the last step that was read."""
     _late: tuple[int, float, Scalars] | None = field(default=None, init=False)
 
@@ -77,6 +78,10 @@ class Record:
         """Take the scalars of a step that is under way, and settle the step before."""
         self.settle()
         self._late = step, lr, scalars
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on with, as JSON values."""
+        return {"seconds": self.seconds, "metrics": self.metrics}
 
     def epoch(self, step: int) -> float:
         """Passes done after a step."""
