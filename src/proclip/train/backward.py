@@ -65,7 +65,7 @@ def _differentiate(terms: dict[str, Tensor], scaler: torch.amp.GradScaler) -> di
 
 
 def _encode_all(stage: Stage, batch: MicroBatches[Any]) -> tuple[Embeds, Embeds, PairIds | None, list[list[Tensor]]]:
-    """Embeds of the whole batch, as leaves that take a gradient; targets; ids of pairs; random state before each part."""
+    """Embeds of the whole batch, as leaves that take a gradient; targets; ids of pairs; random states before parts."""
     states, embeds, targets, ids = [], [], [], []
     for part in batch.parts:
         states.append(_random_state(stage))
