@@ -33,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from training import CLIPS, LOGIT_SCALE, Steps, operations, random_tune_batch
 from transformers import Qwen3Config, Qwen3Model
 
-from proclip.config import AdapterConfig, DistillConfig, EmbedderConfig, OptimConfig, TuneConfig
+from proclip.config import AdapterConfig, DistillConfig, EmbedderConfig, ImageTuningConfig, OptimConfig, TuneConfig
 from proclip.data.batches import DistillBatch
 from proclip.models.adapter import Adapter
 from proclip.models.clip_pretraining import train_tokenizer
@@ -42,7 +42,12 @@ from proclip.models.embedder import load_embedder
 from proclip.train.stages import ImageTextTuning, TextDistillation
 
 BF16 = OptimConfig(autocast="bfloat16")
-VARIANTS: dict[str, dict[str, Any]] = {"EMA teacher": {}, "no teacher": {"distillation_weight": 0.0}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "EMA teacher": {},
+    "EMA teacher, compiled": {"image": ImageTuningConfig(compile=True)},
+    "EMA teacher, every 2nd picture": {"teacher_stride": 2},
+    "no teacher": {"distillation_weight": 0.0},
+}
 """Of our stage 2: what differs from the defaults."""
 OPEN_CLIP = {"ViT-B/16": "ViT-B-16", "ViT-L/14": "ViT-L-14"}
 QWEN = {

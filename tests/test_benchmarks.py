@@ -23,7 +23,10 @@ from proclip.models.clip_transformers import ClipImageTower
 ROOT = Path(proclip.__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 QUICK = ("limits", "startup", "stage1", "stage2", "recall")
-SLOW = ("memory", "growth", "evaluation_speed", "tower_speed", "gpu")
+SLOW = (
+    "memory", "growth", "evaluation_speed", "tower_speed", "gpu", "decode", "data_scale", "store", "embed",
+    "cached_gradients", "teacher_price", "optimizer", "checkpoint",
+)  # fmt: skip
 
 
 @pytest.fixture

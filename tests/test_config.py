@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proclip.config import ParameterRule, Recipe, config_hash, dump, from_dict, load_recipe, to_dict
+from proclip.config import MixtureConfig, ParameterRule, Recipe, config_hash, dump, from_dict, load_recipe, to_dict
 from proclip.errors import ProclipError
 
 MINIMAL = 'name = "x"\n[tune]\nepochs = 2\n'
@@ -74,6 +74,20 @@ def test_rules_in_a_recipe(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, MINIMAL + "[tune.optim.lr_by_group]\nadapter = 1e-3\n"))
 
 
+def test_mixtures_and_chances_are_tables_in_a_line(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + 'captions = {raw = 0.25, short = 1}\n[data]\ndataset = [{path = "a", weight = 2}, {path = "b", name = "é"}]\n'
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.tune is not None and recipe.tune.captions == {"raw": 0.25, "short": 1.0}
+    assert recipe.data.dataset == (MixtureConfig(path="a", weight=2.0), MixtureConfig(path="b", name="é"))
+    assert recipe.data.named == "2 x a + b"
+    again = load_recipe(write(tmp_path, dump(recipe)))
+    assert again == recipe and config_hash(again) == config_hash(recipe)
+    assert list(load_recipe(write(tmp_path, text), ["tune.captions=['a']", "data.dataset=x"]).tune.captions) == ["a"]  # type: ignore[union-attr]
+
+
 def test_hash_changes_with_any_field(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     hashes = {
@@ -128,6 +142,15 @@ def test_a_key_that_is_gone_says_what_to_write(tmp_path: Path) -> None:
             'name = "x"\n[adapter]\ninput_norm = "l3"\n[tune]\n',
             "adapter.input_norm must be one of 'l2', 'standardize', 'none', not 'l3'",
         ),
+        ('name = "x"\n[tune]\ncaptions = {raw = 0}\n', "tune.captions.raw must be a chance above 0, not 0.0"),
+        ('name = "x"\n[tune]\n[data]\ndataset = [{path = "a", weight = 0}]\n', r"weight must be above 0, at most 1000"),
+        ('name = "x"\n[tune]\n[data]\ndataset = []\n', "data.dataset must be a path, or a list of at least one source"),
+        (
+            'name = "x"\n[tune]\n[data]\ndataset = [{paht = "a"}]\n',
+            r"unknown key 'data.dataset\[0\].paht': did you mean 'path'",
+        ),
+        ('name = "x"\n[tune]\n[data]\nmax_pixels = 200000000\n', "data.max_pixels must be from 1 to 178956970"),
+        ('name = "x"\n[tune]\n[data]\nmax_broken_share = 1\n', r"data.max_broken_share must be in \[0, 1\), not 1.0"),
         ("[tune]\n", "missing key 'name'"),
         ('name = "x"\n', "at least one of"),
         ('name = "x"\ntune = 3\n', "tune must be a table, or 'none' to leave it out, not 3"),

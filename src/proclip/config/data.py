@@ -52,3 +52,13 @@ class DataConfig:
         require(bool(self.dataset), "data.dataset", "a path, or a list of at least one source", self.dataset)
         require(1 <= self.max_pixels <= LARGEST, "data.max_pixels", f"from 1 to {LARGEST}", self.max_pixels)
         require(0 <= self.max_broken_share < 1, "data.max_broken_share", "in [0, 1)", self.max_broken_share)
+
+    @property
+    def sources(self) -> tuple[MixtureConfig, ...]:
+        """Of the dataset, one or several."""
+        return (MixtureConfig(path=self.dataset),) if isinstance(self.dataset, str) else self.dataset
+
+    @property
+    def named(self) -> str:
+        """The dataset in words, such as ``2 x data/cc3m + data/cc12m``."""
+        return " + ".join(one.path if one.weight == 1 else f"{one.weight:g} x {one.path}" for one in self.sources)

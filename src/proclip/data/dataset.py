@@ -192,7 +192,7 @@ class ImageCaptions:
     @classmethod
     def of(cls, config: DataConfig) -> ImageCaptions:
         """The data set of a recipe."""
-        return cls(config.dataset, max_pixels=config.max_pixels, incomplete=config.incomplete)
+        return cls(config.sources, max_pixels=config.max_pixels, incomplete=config.incomplete)
 
     @property
     def splits(self) -> list[str]:

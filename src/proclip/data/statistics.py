@@ -57,14 +57,14 @@ def picture_statistics(sources: Sequence[Source], progress: Callable[[int, int],
                     sides.append((size[0], size[1], size[2]))
             if progress is not None:
                 progress(min(start + 1024, len(pictures)), len(pictures))
-    width, height, size = np.array(sides or np.empty((0, 3)), dtype=np.int64).reshape(-1, 3).T
+    width, height, in_bytes = np.array(sides, dtype=np.int64).reshape(-1, 3).T
     return {
         "looked_at": len(pictures),
         "formats": dict(formats.most_common()),
         "width": _distribution(width),
         "height": _distribution(height),
         "shorter_side": _distribution(np.minimum(width, height)),
-        "bytes": _distribution(size),
+        "bytes": _distribution(in_bytes),
     }
 
 

@@ -129,7 +129,7 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     console = Console(stderr=True)
     plan = {seed: variants(seed, out) for seed in range(seeds)}
     first = next(iter(plan[0].values()))
-    folder = Path(first.data.dataset)
+    folder = Path(first.data.sources[0].path)
     benchmark = build(folder)["benchmark"]
     embed_recipes(list(plan[0].values()))
     world = tasks_folder(folder, split).only(TASKS)

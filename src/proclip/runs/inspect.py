@@ -137,7 +137,7 @@ def _run_facts(run: Path) -> dict[str, Any]:
     """What a run folder's files say of how it was made."""
     recipe = load_recipe(run / "recipe.toml")
     plain = to_dict(recipe)
-    facts: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "data": recipe.data.dataset}
+    facts: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "data": recipe.data.named}
     for stage in ("distill", "tune", "pretrain"):
         if stage in plain:
             facts[stage] = {key: plain[stage][key] for key in ("split", "captions", "epochs", "batch_size")}

@@ -21,9 +21,10 @@ def provenance(recipe: Recipe, folder: Path) -> dict[str, Any]:
     path = folder / "environment.json"
     began = read_json(path) if path.is_file() else environment()
     command = str(began["command"])
-    manifest = Path(recipe.data.dataset) / "manifest.json"
-    data: dict[str, Any] = {"dataset": recipe.data.dataset, "stages": _stages(recipe)}
-    if manifest.is_file():
+    sources = recipe.data.sources
+    manifest = Path(sources[0].path) / "manifest.json"
+    data: dict[str, Any] = {"dataset": recipe.data.named, "stages": _stages(recipe)}
+    if len(sources) == 1 and manifest.is_file():
         data["benchmark"] = read_json(manifest).get("benchmark")
     return {
         "recipe": recipe.name,

@@ -108,7 +108,7 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> list[ModelResul
     steps = Steps(out)
     recipes = {method: mini_recipe(method, seed, short) for method in (SHORT_METHODS if short else METHODS)}
     first = next(iter(recipes.values()))
-    folder = Path(first.data.dataset)
+    folder = Path(first.data.sources[0].path)
     with steps.step("mini world", (folder / "manifest.json").is_file()):
         build(folder)
     world = tasks_folder(folder)
