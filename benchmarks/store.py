@@ -74,11 +74,13 @@ class RandomEmbedder:
         self.dim, self.identity = dim, {"kind": "random", "dim": dim}
 
     def encode(self, texts: Sequence[str]) -> Encoded:
+        """Vectors of texts."""
         seed = int.from_bytes(hashlib.sha256(texts[0].encode()).digest()[:7], "big")
         embeds = torch.randn(len(texts), self.dim, generator=torch.Generator().manual_seed(seed))
         return Encoded(embeds, torch.zeros(len(texts), dtype=torch.bool))
 
     def for_classes(self) -> RandomEmbedder:
+        """Itself."""
         return self
 
 
