@@ -217,7 +217,7 @@ class EmbeddingStore:
         Raises:
             ProclipError: a file is not what was written.
         """
-        entries = (*self.manifest.shards, *self.manifest.tables)
+        entries = self.manifest.files
         for number, entry in enumerate(entries, start=1):
             if hash_of(self.folder / entry.file) != entry.sha256:
                 raise ProclipError(
