@@ -198,7 +198,8 @@ class Catalogue:
         """Keep what a walk sees for the methods below, as long as this is open."""
         with self._explained():
             self._db.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS seen (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER) WITHOUT ROWID"
+                "CREATE TEMP TABLE IF NOT EXISTS seen "
+                "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER) WITHOUT ROWID"
             )
             rows = ((file.path, file.size, file.mtime_ns) for file in files)
             self._db.execute("BEGIN")
@@ -229,7 +230,8 @@ class Catalogue:
         with self._explained():
             for table in ("files", "unreadable"):
                 for folder in folders:
-                    sql = f"SELECT path FROM {table} WHERE {_BELOW.format('path')} AND path NOT IN (SELECT path FROM seen)"
+                    below = _BELOW.format("path")
+                    sql = f"SELECT path FROM {table} WHERE {below} AND path NOT IN (SELECT path FROM seen)"
                     found.update(row[0] for row in self._db.execute(sql, _span(folder)))
         return sorted(path for path in found if not any(_is_below(path, folder) for folder in not_below))
 
@@ -244,9 +246,7 @@ class Catalogue:
         """Files, each with the hash of its content, whose picture is here."""
         for file, sha256 in files:
             row = (file.path, file.size, file.mtime_ns, sha256)
-            self._db.execute(
-                "INSERT OR REPLACE INTO files SELECT ?, ?, ?, id FROM pictures WHERE sha256 = ?", row
-            )
+            self._db.execute("INSERT OR REPLACE INTO files SELECT ?, ?, ?, id FROM pictures WHERE sha256 = ?", row)
             self._db.execute("DELETE FROM unreadable WHERE path = ?", (file.path,))
 
     def add_unreadable(self, files: Iterable[tuple[PictureFile, str]]) -> None:
@@ -267,7 +267,10 @@ class Catalogue:
         self._db.execute("DELETE FROM folders WHERE path = ?", (folder,))
         kept = [other for other in self.folders if _is_below(other, folder) or _is_below(folder, other)]
         for table in ("files", "unreadable"):
-            paths = [row[0] for row in self._db.execute(f"SELECT path FROM {table} WHERE {_BELOW.format('path')}", _span(folder))]
+            paths = [
+                row[0]
+                for row in self._db.execute(f"SELECT path FROM {table} WHERE {_BELOW.format('path')}", _span(folder))
+            ]
             gone = [(path,) for path in paths if not any(_is_below(path, other) for other in kept)]
             self._db.executemany(f"DELETE FROM {table} WHERE path = ?", gone)
 

@@ -43,7 +43,8 @@ def open_encoder(name: str, device: str = "cpu") -> Encoder:
     """Open a model.
 
     Args:
-        name: run folder; folder or hub id of a proclip model or of a CLIP or SigLIP; ``open_clip:MODEL/TAG``; ``mini-clip``.
+        name: run folder; folder or hub id of a proclip model, a CLIP or a SigLIP; ``open_clip:MODEL/TAG``; or
+            ``mini-clip``.
         device: where it computes.
 
     Raises:
@@ -111,6 +112,6 @@ def check_identity(encoder: Encoder, wanted: Mapping[str, Any], wanted_name: str
         raise ProclipError(
             f"the index {index} was made with the model {wanted_name or '(given as an object)'} (image weights "
             f"{wanted.get('weights')}); {encoder.name or 'the model given'} has others "
-            f"({encoder.identity.get('weights')}), and vectors of two models cannot be compared: give that model, or make "
-            "another index"
+            f"({encoder.identity.get('weights')}), and vectors of two models cannot be compared: give that model, "
+            "or make another index"
         )

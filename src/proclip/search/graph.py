@@ -6,7 +6,6 @@ themselves, so a graph that is missing, behind or has pictures too many costs ti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -114,7 +113,7 @@ class Graph:
         # a picture's bits are by the side of the centre; a query's by its own signs, as its product with them counts
         found = self._index.search(self._coded(queries, None), count, threads=torch.get_num_threads())
         keys = np.asarray(found.keys, dtype=np.int64).reshape(len(queries), -1)
-        counts = np.asarray(found.counts).reshape(-1) if len(queries) > 1 else [keys.shape[1]]
+        counts = found.counts if len(queries) > 1 else [keys.shape[1]]  # of one query it gives another type
         return [row[:number] for row, number in zip(keys, counts, strict=True)]
 
     def save(self, folder: Path, name: str) -> GraphFacts:
@@ -148,7 +147,8 @@ def brought_up(
     """A graph of exactly these pictures.
 
     Args:
-        graph: the one there is; it is changed, or given up where it is of another kind or too many of its pictures left.
+        graph: the one there is: it is changed, or given up where it is of another kind or too many of its pictures
+            left.
         kind: that is wanted.
         ids: pictures, ascending.
         read: positions in `ids` to their vectors.
@@ -179,14 +179,3 @@ def _centre(count: int, read: Callable[[Numbers], Floats]) -> Floats:
     sample = np.unique(np.linspace(0, count - 1, min(count, CENTRE_ROWS)).astype(np.int64))
     centre: Floats = read(sample).mean(axis=0, dtype=np.float64).astype(np.float32)
     return centre
-
-
-def remove_strays(folder: Path, keep: set[str]) -> None:
-    """Delete graphs and vectors that the catalogue does not name: left by a run that was killed, or replaced."""
-    for pattern in ("graph-*", ".graph-*", "vectors-*"):
-        for path in folder.glob(pattern):
-            if path.name not in keep:
-                try:
-                    os.unlink(path)
-                except OSError:  # a system where a mapped file cannot go: the next run tries again
-                    continue

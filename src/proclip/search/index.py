@@ -20,7 +20,7 @@ from .encoder import Encoder, check_identity, of_proclip, open_encoder
 from .nearest import Nearest
 from .pictures import read, thumbnail
 from .query import Minus, PictureLike, Pictures, Texts, filter_of, parts_of, query_vector
-from .vectors import Floats, Numbers
+from .vectors import DECIMALS, Floats, Numbers
 
 NEAR = 100
 """How many pictures are near to one, for ``near``."""
@@ -83,14 +83,14 @@ class Index:
 
         Args:
             path: its folder.
-            model: folder or hub id of its model, or the loaded model; None: as the index says. A folder is loaded when a
-                query first needs it: one by pictures of the index does not.
+            model: folder or hub id of its model, or the loaded model; None: as the index says. A folder is loaded
+                when a query first needs it: one by pictures of the index does not.
             device: where a model that is loaded here computes.
 
         Raises:
             ProclipError: there is no index, it is damaged, or a loaded model is not the one that it was made with.
         """
-        return cls(Path(path).absolute(), model, device)
+        return cls(Path(path).resolve(), model, device)
 
     def close(self) -> None:
         """Close its files."""
@@ -241,7 +241,10 @@ class Index:
         return np.sort(ids[np.lexsort((ids, -scores))[: max(NEAR, k)]])
 
     def _hits(self, ids: Numbers, scores: Floats, k: int, wanted: Filter) -> list[Hit]:
-        rows = [(float(score), self._catalogue.found(int(i), wanted)) for i, score in zip(ids, scores, strict=True)]
+        rows = [
+            (round(float(score), DECIMALS), self._catalogue.found(int(i), wanted))
+            for i, score in zip(ids, scores, strict=True)
+        ]
         kept = [(score, found) for score, found in rows if found is not None]
         kept.sort(key=lambda row: (-row[0], row[1].paths))
         return [_hit(found, score) for score, found in kept[:k]]
@@ -272,7 +275,7 @@ class Index:
     def _encode_picture(self, picture: str | Path | Image) -> Floats:
         """From the index where the file is in it and unchanged, else through the model."""
         if not isinstance(picture, Image):
-            path = Path(picture).expanduser().absolute()
+            path = Path(picture).expanduser().resolve()
             if (known := self._stored(path)) is not None:
                 return known
             picture = read(path).image

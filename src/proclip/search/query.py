@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,8 +56,8 @@ def parts_of(
     given = list(weights) if weights is not None else [1.0] * count
     if len(given) != count:
         raise ProclipError(
-            f"{len(given)} weights for {count} parts: one of each is wanted, in the order texts ({len(texts)}), pictures "
-            f"({len(pictures)}), minus ({len(unwanted)})"
+            f"{len(given)} weights for {count} parts: one of each is wanted, in the order texts ({len(texts)}), "
+            f"pictures ({len(pictures)}), minus ({len(unwanted)})"
         )
     if bad := [weight for weight in given if not (math.isfinite(weight) and weight > 0)]:
         raise ProclipError(f"the weight {bad[0]} is not above 0: what is not wanted goes into minus, with its weight")
@@ -97,9 +96,7 @@ def query_vector(
     return found
 
 
-def filter_of(
-    after: str | date | None, before: str | date | None, folder: str | Path | None
-) -> Filter:
+def filter_of(after: str | date | None, before: str | date | None, folder: str | Path | None) -> Filter:
     """Which files may be found.
 
     Args:
@@ -115,7 +112,7 @@ def filter_of(
     end = _moment(before, "before") if before is not None else None
     if first is not None and end is not None and end <= first:
         raise ProclipError(f"no picture is taken at or after {after} and before {before}")
-    return Filter(first, end, os.path.abspath(os.path.expanduser(folder)) if folder is not None else None)
+    return Filter(first, end, str(Path(folder).expanduser().resolve()) if folder is not None else None)
 
 
 def _moment(value: str | date, name: str) -> str:

@@ -46,7 +46,8 @@ def mapped(path: Path, count: int, dim: int) -> Floats:
     found = path.stat().st_size if path.is_file() else 0
     if found < count * dim * ITEM:
         raise ProclipError(
-            f"{path} holds {found // (dim * ITEM)} of {count} vectors: the index is damaged; delete its folder and index again"
+            f"{path} holds {found // (dim * ITEM)} of {count} vectors: the index is damaged; delete its folder and "
+            "index again"
         )
     # copy on write, which is never used: torch warns of an array that it may not write
     return np.asarray(np.memmap(path, dtype="<f4", mode="c", shape=(count, dim)))
