@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
 @contextmanager
 def _bars(console: Console) -> Iterator[Told]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         rows: dict[str, TaskID] = {}
 
         def told(kind: str, done: int, total: int) -> None:

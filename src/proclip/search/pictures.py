@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -155,11 +156,11 @@ def _taken(image: Image) -> str | None:
         value = str(image.getexif().get_ifd(_EXIF_IFD).get(_DATE_TIME_ORIGINAL, ""))
     except Exception:  # likewise
         return None
-    found = re.match(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d):(\d\d):(\d\d)", value)
-    if found is None or found[1] == "0000":
+    found = re.match(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d:\d\d:\d\d)", value)
+    try:
+        return datetime.fromisoformat("{}-{}-{}T{}".format(*found.groups())).isoformat() if found else None
+    except ValueError:  # cameras write zeros, and other days that there are not
         return None
-    year, month, day, hour, minute, second = found.groups()
-    return f"{year}-{month}-{day}T{hour}:{minute}:{second}"
 
 
 @cache
