@@ -16,7 +16,7 @@ LAYERS: dict[str, int] = {
     "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
     "models": 1, "results": 1,
     "data": 2,
-    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
+    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3, "search": 3,
     "integrations": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
@@ -62,8 +62,8 @@ def test_import_is_light() -> None:
 
 def test_public_api() -> None:
     assert proclip.__all__ == [
-        "Adapter", "Clip", "EmbeddingStore", "ImageCaptions", "ProCLIP", "ProclipError", "Recipe", "TextEmbedder",
-        "load_clip", "load_embedder", "load_recipe", "register_auto", "__version__",
+        "Adapter", "Clip", "EmbeddingStore", "ImageCaptions", "Index", "ProCLIP", "ProclipError", "Recipe",
+        "TextEmbedder", "load_clip", "load_embedder", "load_recipe", "register_auto", "__version__",
     ]  # fmt: skip
     for name in proclip.__all__:
         assert getattr(proclip, name) is not None
@@ -128,6 +128,37 @@ def test_command_line() -> None:
             "--out",
             "--data",
             "--split",
+        ],
+        "index": [
+            "-h",
+            "--help",
+            "folders",
+            "--model",
+            "--index",
+            "--forget",
+            "--graph",
+            "--stats",
+            "--texts",
+            "--json",
+        ],
+        "search": [
+            "-h",
+            "--help",
+            "text",
+            "--image",
+            "--minus",
+            "--minus-image",
+            "--weights",
+            "--near",
+            "--after",
+            "--before",
+            "--folder",
+            "-k",
+            "--json",
+            "--paths",
+            "--open",
+            "--index",
+            "--model",
         ],
         "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .models.embedder import TextEmbedder as TextEmbedder
     from .models.embedder import load_embedder as load_embedder
     from .models.proclip import ProCLIP as ProCLIP
+    from .search import Index as Index
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ _HOME = {
     "Clip": "models.clip",
     "EmbeddingStore": "data.store",
     "ImageCaptions": "data.dataset",
+    "Index": "search",
     "ProCLIP": "models.proclip",
     "ProclipError": "errors",
     "Recipe": "config",

@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(convert)
     _add_inspect_and_interpolate(verbs)
 
+    _add_index_and_search(verbs)
+
     report = verbs.add_parser("report", help="result files as a page, as tables, as figures")
     report.add_argument("results", type=Path, nargs="+", help="files of proclip eval, or CLIP_benchmark's JSON or CSV")
     report.add_argument("-o", "--out", type=Path, required=True, help=".html, .md, .tex or .csv file; or a folder: "
@@ -127,6 +129,42 @@ def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.Argu
     between.add_argument("--out", type=Path, required=True, help="folder to write")
     between.add_argument("--data", type=Path, default=Path("runs/mini"), help="of a curve (default: %(default)s)")
     between.add_argument("--split", choices=("test", "dev"), default="test", help="of a curve (default: %(default)s)")
+
+
+def _add_index_and_search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    where = Path("runs/index")
+    index = verbs.add_parser("index", help="one's own pictures into an index; again: what is new, changed or gone")
+    index.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="of pictures (default: those it has)")
+    index.add_argument("--model", help="run or model folder, hub id, or a CLIP (default: the index's)")
+    index.add_argument("--index", type=Path, default=where, help="folder of the index (default: %(default)s)")
+    index.add_argument("--forget", type=Path, action="append", default=[], metavar="FOLDER",
+                       help="take a folder out of the index (repeatable)")  # fmt: skip
+    index.add_argument("--graph", choices=("float16", "int8", "binary"),
+                       help="numbers that approximate search compares, where pictures are many (default: as before; "
+                       "int8)")  # fmt: skip
+    index.add_argument("--stats", action="store_true", help="only print what is in it, how it is searched, and recall")
+    index.add_argument("--texts", type=Path, metavar="FILE", help="with --stats: recall of these texts, one a line")
+    index.add_argument("--json", action="store_true", help="with --stats: for machines")
+
+    search = verbs.add_parser("search", help="find pictures of an index by text in any language, by picture, or both")
+    search.add_argument("text", nargs="*", help="of any length; several are added up")
+    search.add_argument("--image", type=Path, action="append", default=[], help="picture to look like (repeatable)")
+    search.add_argument("--minus", action="append", default=[], metavar="TEXT", help="not wanted (repeatable)")
+    search.add_argument("--minus-image", type=Path, action="append", default=[], metavar="PATH",
+                        help="likewise, a picture (repeatable)")  # fmt: skip
+    search.add_argument("--weights", metavar="A,B,...", help="of texts, --image, --minus, --minus-image, in that order "
+                        "(default: all 1)")  # fmt: skip
+    search.add_argument("--near", type=Path, metavar="PATH", help="only of the 100 pictures most like this one")
+    search.add_argument("--after", metavar="DATE", help="taken then or later: 2024, 2024-05, 2024-05-31")
+    search.add_argument("--before", metavar="DATE", help="taken earlier")
+    search.add_argument("--folder", type=Path, help="only below this folder")
+    search.add_argument("-k", type=int, default=10, help="how many (default: %(default)s)")
+    how = search.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="for machines")
+    how.add_argument("--paths", action="store_true", help="one path a line, nothing else")
+    search.add_argument("--open", action="store_true", help="the best in the system's viewer")
+    search.add_argument("--index", type=Path, default=where, help="folder of the index (default: %(default)s)")
+    search.add_argument("--model", help="where the index's model lies now, if it was moved")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +252,14 @@ def run(arguments: argparse.Namespace) -> int:
         from .runs.interpolate import interpolate_command
 
         interpolate_command(arguments)
+    elif arguments.verb == "index":
+        from .runs.index import index_command
+
+        index_command(arguments)
+    elif arguments.verb == "search":
+        from .runs.search import search_command
+
+        search_command(arguments)
     elif arguments.verb == "report":
         from .runs.report import report_command
 

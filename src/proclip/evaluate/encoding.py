@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.in_order import in_order
 from ..data.images import ImageSource
 from ..data.shared_store import SharedStore
 from ..data.text_cache import TextCache
@@ -240,7 +240,7 @@ def encode_units(
     pool = ThreadPoolExecutor(DECODE_THREADS)
     try:
         keys = [key for unit in units for key in unit]
-        prepared = _ahead(pool, lambda key: encoder.prepare(images.open(key)), keys)
+        prepared = in_order(pool, lambda key: encoder.prepare(images.open(key)), keys, 2 * BATCH)
         for unit in units:
             parts = []
             for start in range(0, len(unit), BATCH):
@@ -252,17 +252,6 @@ def encode_units(
             yield unit, torch.cat(parts)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, prepare: Callable[[str], Any], keys: Sequence[str]) -> Iterator[Any]:
-    """Prepared pictures in the order of the keys, of which two batches are ready before they are asked for."""
-    waiting: deque[Future[Any]] = deque()
-    for key in keys:
-        waiting.append(pool.submit(prepare, key))
-        if len(waiting) > 2 * BATCH:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def digest_of_pictures(images: ImageSource, keys: Sequence[str]) -> str:

@@ -15,9 +15,10 @@ from ..models.embedder import LazyEmbedder
 from ..models.hub import hub_folder
 from ..models.open_clip_source import HUB_PREFIX, holds_open_clip, is_open_clip
 from ..models.proclip import ProCLIP
+from ..models.tower_identity import weights_digest
 from .dual_encoder import DualEncoder, label_of
 from .sentence_transformers_model import open_sentence_transformer
-from .tower_images import TowerImages, weights_digest
+from .tower_images import TowerImages
 
 SENTENCE_TRANSFORMERS_PREFIX = "st:"
 CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]

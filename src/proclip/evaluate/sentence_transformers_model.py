@@ -14,8 +14,8 @@ from ..errors import ProclipError
 from ..models.embedder import Encoded
 from ..models.embedder_source import identity_of, locate
 from ..models.sentence_transformers_embedder import load_sentence_transformer
+from ..models.tower_identity import weights_digest
 from .dual_encoder import DualEncoder, label_of
-from .tower_images import weights_digest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

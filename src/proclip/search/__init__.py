@@ -1,0 +1,8 @@
+"""Search in one's own pictures: a catalogue of files, their vectors, and what finds the nearest of them."""
+
+from __future__ import annotations
+
+from .index import Hit, Index
+from .indexing import IndexReport, update_index
+
+__all__ = ["Hit", "Index", "IndexReport", "update_index"]

@@ -1,0 +1,301 @@
+"""An index that is searched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Self, final
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from ..errors import ProclipError
+from ..models.proclip import ProCLIP
+from .catalogue import Catalogue, Filter, Found
+from .encoder import Encoder, check_identity, of_proclip, open_encoder
+from .nearest import Nearest
+from .pictures import read, thumbnail
+from .query import Minus, PictureLike, Pictures, Texts, filter_of, parts_of, query_vector
+from .vectors import DECIMALS, Floats, Numbers
+
+NEAR = 100
+"""How many pictures are near to one, for ``near``."""
+ATTEMPTS = 5
+_ALL = Filter()
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found."""
+
+    id: int
+    """Of the picture in its index; it stays as long as a file of its content is there."""
+    path: Path
+    """The first of its files, in the order of their paths, that the filters let through."""
+    score: float
+    """Cosine with the query, in [-1, 1], to six decimals."""
+    width: int
+    """Pixels, of the upright picture."""
+    height: int
+    """Likewise."""
+    taken: datetime
+    """EXIF's DateTimeOriginal, else the file's time of change; local time."""
+    copies: tuple[Path, ...] = ()
+    """Other files with the same content that the filters let through."""
+
+    def thumbnail(self, side: int = 256) -> bytes:
+        """A PNG that fits into a square of so many pixels.
+
+        Raises:
+            ProclipError: the file is gone or is no picture any more.
+        """
+        return thumbnail(read(self.path).image, side)
+
+
+@final
+class Index:
+    """An index that is searched, from any number of threads; it sees what ``proclip index`` does to it meanwhile.
+
+    `open` makes one. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(self, path: Path, model: str | ProCLIP | None, device: str) -> None:
+        self.path, self.device = path, device
+        self._model, self._encoder = model, None if model is None or isinstance(model, str) else of_proclip(model)
+        self._lock = threading.RLock()
+        self._catalogue = Catalogue(path)
+        self._version = -1
+        try:
+            if self._encoder is not None:
+                self._check(self._encoder)
+            self._nearest = self._current()
+        except BaseException:
+            self._catalogue.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, model: str | ProCLIP | None = None, device: str = "cpu") -> Self:
+        """Open an index.
+
+        Args:
+            path: its folder.
+            model: folder or hub id of its model, or the loaded model; None: as the index says. A folder is loaded
+                when a query first needs it: one by pictures of the index does not.
+            device: where a model that is loaded here computes.
+
+        Raises:
+            ProclipError: there is no index, it is damaged, or a loaded model is not the one that it was made with.
+        """
+        return cls(Path(path).resolve(), model, device)
+
+    def close(self) -> None:
+        """Close its files."""
+        self._catalogue.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Pictures; files with the same content are one."""
+        with self._lock:
+            return len(self._current())
+
+    def search(
+        self,
+        text: Texts | None = None,
+        image: Pictures | None = None,
+        minus: Minus | None = None,
+        weights: Sequence[float] | None = None,
+        k: int = 10,
+        near: PictureLike | None = None,
+        after: str | date | None = None,
+        before: str | date | None = None,
+        folder: str | Path | None = None,
+    ) -> list[Hit]:
+        """Find pictures.
+
+        The query is the sum of the L2-normalised vectors of its parts, each times its weight, `minus` subtracted, and
+        L2-normalised again; a score is its cosine with a picture. Where several pictures score alike, the first path
+        comes first.
+
+        Args:
+            text: one or several, of any length that the model reads, in any of its languages.
+            image: one or several pictures, as paths or Pillow images.
+            minus: what is not wanted: texts (strings), pictures (`Path` or Pillow images).
+            weights: one for each text, each picture, each of `minus`, in that order, above zero; all 1 if None.
+            k: how many, at least 1.
+            near: only of the 100 pictures (or `k`, if more) that are most like this one; without text and image it is
+                the query too.
+            after: only taken at the beginning of this date or later, such as ``2024``, ``2024-05`` or ``2024-05-31``.
+            before: only taken before the beginning of this date.
+            folder: only below this folder.
+
+        Returns:
+            at most `k` hits, the best first.
+
+        Raises:
+            ProclipError: nothing is asked, an argument is not as said here, a picture cannot be read, or the model is
+                not the one that the index was made with.
+        """
+        wanted = filter_of(after, before, folder)
+        parts = parts_of(text, image, minus, weights)
+        if not any(part.weight > 0 for part in parts):
+            if near is None:
+                only = "only what is not wanted" if parts else "nothing"
+                raise ProclipError(f"{only} is asked: give a text, a picture, or near")
+            parts = [*parts_of(None, near, None, None), *parts]
+        query = query_vector(parts, self._encode_texts, self._encode_picture)
+        return self.search_vector(query, k, near=near, wanted=wanted)
+
+    def search_vector(
+        self, query: Floats, k: int = 10, near: PictureLike | None = None, wanted: Filter = _ALL
+    ) -> list[Hit]:
+        """The same for a vector [d] of the index's space, of any length above zero."""
+        if not isinstance(k, int) or k < 1:
+            raise ProclipError(f"k is {k!r}: how many hits are wanted, a whole number above 0")
+        vector = np.asarray(query, dtype=np.float32)
+        length = float(np.linalg.norm(vector))
+        with self._lock:
+            nearest = self._current()
+            if vector.ndim != 1 or (len(nearest) and vector.shape[0] != nearest.vectors.shape[1]):
+                raise ProclipError(f"the vector has shape {list(vector.shape)}, wanted [{nearest.vectors.shape[1]}]")
+            if not np.isfinite(length) or not length:
+                raise ProclipError("the vector is zero, or a number of it is not finite")
+            among = self._among(nearest, near, wanted, k)
+            found = nearest.find(vector / length, k, among) if len(nearest) else (np.empty(0, np.int64), np.empty(0))
+            return self._hits(*found, k, wanted)
+
+    def neighbours(self, hit: Hit, k: int = 10) -> list[Hit]:
+        """Pictures most like one that was found, which is left out; no model is needed."""
+        with self._lock:
+            vector = self._current().vector_of(hit.id)
+        if vector is None:
+            raise ProclipError(f"{hit.path} is not in the index any more")
+        return [other for other in self.search_vector(vector, k + 1) if other.id != hit.id][:k]
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What is in the index and how it is searched, JSON values."""
+        with self._lock:
+            nearest, catalogue = self._current(), self._catalogue
+            graph = catalogue.fact("graph")
+            search: dict[str, Any] = {"search": "exact"}
+            if nearest.graph is not None:
+                search = {
+                    "search": "approximate, scored exactly",
+                    "graph": {"kind": graph["kind"], "pictures": graph["count"], "megabytes": graph["bytes"] / 1e6},
+                    "recall": graph["recall"],
+                }
+            return {
+                "path": str(self.path),
+                **catalogue.counts(),
+                "folders": catalogue.folders,
+                "model": catalogue.fact("model"),
+                "identity": catalogue.fact("identity"),
+                "width": catalogue.fact("dim"),
+                "vectors_megabytes": nearest.vectors.nbytes / 1e6,
+                **search,
+            }
+
+    def unreadable(self, most: int = 1000) -> list[tuple[Path, str]]:
+        """The first files that cannot be read, with the reason."""
+        with self._lock:
+            return [(Path(path), reason) for path, reason in self._catalogue.unreadable(most)]
+
+    def recall(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Share of the exact ten nearest pictures that these texts find; 1 where search is exact."""
+        with self._lock:
+            nearest = self._current()
+        if nearest.graph is None:
+            return {"at_10": 1.0, "queries": len(texts), "of": "texts"}
+        return nearest.recall(self._encode_texts(list(texts)))
+
+    def _current(self) -> Nearest:
+        """The vectors as they are now: read again where another process has committed since."""
+        version = self._catalogue.version
+        for attempt in range(ATTEMPTS):
+            if version == self._version:
+                break
+            try:
+                with self._catalogue.reading():
+                    self._nearest, self._version = Nearest.open(self.path, self._catalogue), version
+            except (ProclipError, OSError):  # a file was replaced between the catalogue's word and ours
+                if attempt == ATTEMPTS - 1:
+                    raise
+                version = self._catalogue.version
+        return self._nearest
+
+    def _among(self, nearest: Nearest, near: PictureLike | None, wanted: Filter, k: int) -> Numbers | None:
+        """Ids of the pictures that may be found; None for all."""
+        among = self._catalogue.matching(wanted) if wanted != _ALL else None
+        if near is None:
+            return among
+        ids, scores = nearest.find(self._encode_picture(near), max(NEAR, k), among)
+        return np.sort(ids[np.lexsort((ids, -scores))[: max(NEAR, k)]])
+
+    def _hits(self, ids: Numbers, scores: Floats, k: int, wanted: Filter) -> list[Hit]:
+        rows = [
+            (round(float(score), DECIMALS), self._catalogue.found(int(i), wanted))
+            for i, score in zip(ids, scores, strict=True)
+        ]
+        kept = [(score, found) for score, found in rows if found is not None]
+        kept.sort(key=lambda row: (-row[0], row[1].paths))
+        return [_hit(found, score) for score, found in kept[:k]]
+
+    def _check(self, encoder: Encoder) -> None:
+        known = self._catalogue.fact("identity")
+        if known is None:
+            raise ProclipError(f"the index {self.path} has no pictures yet: proclip index FOLDER --model MODEL")
+        check_identity(encoder, known, self._catalogue.fact("model"), self.path)
+
+    def _loaded(self) -> Encoder:
+        with self._lock:
+            if self._encoder is None:
+                name = self._model or self._catalogue.fact("model")
+                if name is None:
+                    raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
+                encoder = open_encoder(name, self.device)
+                self._check(encoder)
+                self._encoder = encoder
+            return self._encoder
+
+    def _encode_texts(self, texts: list[str]) -> Floats:
+        if empty := [text for text in texts if not text.strip()]:
+            raise ProclipError(f"a text of the query is empty: {empty[0]!r}")
+        found: Floats = self._loaded().encode_texts(texts).numpy()
+        return found
+
+    def _encode_picture(self, picture: str | Path | Image) -> Floats:
+        """From the index where the file is in it and unchanged, else through the model."""
+        if not isinstance(picture, Image):
+            path = Path(picture).expanduser().resolve()
+            if (known := self._stored(path)) is not None:
+                return known
+            picture = read(path).image
+        encoder = self._loaded()
+        with torch.no_grad():
+            found: Floats = encoder.encode_images([encoder.prepare(picture)])[0].numpy()
+        return found
+
+    def _stored(self, path: Path) -> Floats | None:
+        try:
+            about = path.stat()
+        except OSError:
+            return None
+        with self._lock:
+            nearest = self._current()
+            picture = self._catalogue.picture_at(str(path), about.st_size, about.st_mtime_ns)
+            return nearest.vector_of(picture) if picture is not None else None
+
+
+def _hit(found: Found, score: float) -> Hit:
+    first, *others = map(Path, found.paths)
+    taken = datetime.fromisoformat(found.taken)
+    return Hit(found.id, first, score, found.width, found.height, taken, tuple(others))
