@@ -17,7 +17,7 @@ LAYERS: dict[str, int] = {
     "models": 1, "results": 1,
     "data": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
-    "integrations": 3,
+    "integrations": 3, "serve": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_imports_only_go_down() -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, proclip;"
-        "heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch'};"
+        "heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch', 'fastapi', 'uvicorn'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -127,6 +127,18 @@ def test_command_line() -> None:
             "--out",
             "--data",
             "--split",
+        ],
+        "serve": [
+            "-h",
+            "--help",
+            "--model",
+            "--index",
+            "--name",
+            "--host",
+            "--port",
+            "--device",
+            "--api-key-file",
+            "--set",
         ],
         "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }

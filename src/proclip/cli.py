@@ -59,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(convert)
     _add_inspect_and_interpolate(verbs)
 
+    _add_serve(verbs)
+
     report = verbs.add_parser("report", help="result files as a page, as tables, as figures")
     report.add_argument("results", type=Path, nargs="+", help="files of proclip eval, or CLIP_benchmark's JSON or CSV")
     report.add_argument("-o", "--out", type=Path, required=True, help=".html, .md, .tex or .csv file; or a folder: "
@@ -90,6 +92,20 @@ def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     evaluate.add_argument("--out", type=Path, help="result file (default: runs/results/NAME.json)")
     evaluate.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"),
                           help="instead of a model: two result files, paired over the same items")  # fmt: skip
+
+
+def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = verbs.add_parser("serve", help="a model and an index over HTTP: embeddings, search, labels, a page")
+    serve.add_argument("--model", required=True, help="as of proclip eval")
+    serve.add_argument("--index", type=Path, metavar="FOLDER", help="of proclip index, made with the same model")
+    serve.add_argument("--name", help="what clients call the model (default: its folder's or hub id's name)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine alone by default")
+    serve.add_argument("--port", type=int, default=8000, help="(default: %(default)s; 0: any that is free)")
+    serve.add_argument("--device", help="such as cuda:1 (default: cuda where there is one, else cpu)")
+    serve.add_argument("--api-key-file", type=Path, metavar="FILE", help="key that clients must send (default: the "
+                       "environment's PROCLIP_API_KEY, if set)")  # fmt: skip
+    serve.add_argument("--set", action="append", default=[], metavar="LIMIT=VALUE", dest="settings",
+                       help="change a limit, as in pixels=80000000 (repeatable; docs/serve.md lists them)")  # fmt: skip
 
 
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -179,6 +195,10 @@ def run(arguments: argparse.Namespace) -> None:
         from .runs.interpolate import interpolate_command
 
         interpolate_command(arguments)
+    elif arguments.verb == "serve":
+        from .runs.serve import serve_command
+
+        serve_command(arguments)
     elif arguments.verb == "report":
         from .runs.report import report_command
 
