@@ -111,7 +111,7 @@ class FakeIndex:
     """One picture of each colour, under ids and names that are paths of the host."""
 
     def __init__(self) -> None:
-        self.thread = threading.current_thread().name
+        self.threads: set[str] = set()
         self.pictures = {name: png(colour) for name, colour in COLOURS.items()}
         self.embeds = unit([[*np.asarray(colour) / 255, 0.1, 0, 0, 0, 0] for colour in COLOURS.values()])
 
@@ -119,7 +119,8 @@ class FakeIndex:
         return len(self.pictures)
 
     def search(self, query_embeds: np.ndarray, k: int) -> list[FakeHit]:
-        assert threading.current_thread().name == self.thread
+        self.threads.add(threading.current_thread().name)
+        assert len(self.threads) == 1
         assert abs(np.linalg.norm(query_embeds) - 1) < 1e-5
         scores = self.embeds @ query_embeds
         names = list(self.pictures)
@@ -168,12 +169,12 @@ class Client:
 def running(
     encoder: FakeEncoder | None = None,
     limits: Limits | None = None,
-    open_index: Any = FakeIndex,
+    index: Any = True,
     **options: Any,
 ) -> Iterator[Client]:
     """A server in a thread of its own, on a free port."""
     encoder = encoder or FakeEncoder()
-    service = Service(encoder, limits or Limits(), open_index)
+    service = Service(encoder, limits or Limits(), FakeIndex() if index is True else index)
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(service, **options), log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -17,7 +17,7 @@ LAYERS: dict[str, int] = {
     "models": 1, "results": 1,
     "data": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3,
-    "integrations": 3, "serve": 3,
+    "integrations": 3, "search": 3, "serve": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
 

@@ -182,7 +182,7 @@ def test_pictures_are_taken_upright_and_on_white(server: Client) -> None:
     encoder = FakeEncoder()
     prepare = encoder.prepare_image
     encoder.prepare_image = lambda image: (seen.append(image), prepare(image))[1]  # type: ignore[method-assign]
-    with running(encoder, open_index=None) as client:
+    with running(encoder, index=None) as client:
         for content in (stream.getvalue(), clear.getvalue(), png(kind="GIF"), png(kind="BMP"), png(kind="WEBP")):
             assert embeddings(client, input={"image": data_url(content)})[0] == 200
     assert seen[0].size == (20, 40)
@@ -275,12 +275,12 @@ def test_classes_are_the_mean_of_their_prompts(server: Client) -> None:
 
 def test_a_bias_gives_each_class_its_own_probability_and_no_scale_none() -> None:
     values = {"input": {"image": data_url(png("red"))}, "labels": ["red", "red", "blue"]}
-    with running(FakeEncoder(logit_bias=-10.0), open_index=None) as client:
+    with running(FakeEncoder(logit_bias=-10.0), index=None) as client:
         _, answer = client.post("/v1/classify", values)
         assert answer["activation"] == "sigmoid"
         first = answer["data"][0]["predictions"][0]
         assert first["probability"] == pytest.approx(1 / (1 + np.exp(10 - np.exp(3) * first["score"])), abs=1e-4)
-    with running(FakeEncoder(logit_scale=None), open_index=None) as client:
+    with running(FakeEncoder(logit_scale=None), index=None) as client:
         _, answer = client.post("/v1/classify", values)
         assert answer["activation"] == "none"
         assert answer["data"][0]["predictions"][0]["probability"] is None
@@ -329,7 +329,7 @@ def test_explain_wants_one_picture(server: Client) -> None:
 
 
 def test_without_an_index_and_without_texts() -> None:
-    with running(FakeEncoder(no_texts="the LLM at /secret/llm is missing"), open_index=None) as client:
+    with running(FakeEncoder(no_texts="the LLM at /secret/llm is missing"), index=None) as client:
         assert "start it with --index" in error_of(client.post("/v1/search", {"text": "a"}), 404)
         assert "pictures only" in error_of(embeddings(client, input="a text"))
         assert "pictures only" in error_of(client.post("/v1/classify", {"input": {"image": PNG}, "labels": ["a"]}))

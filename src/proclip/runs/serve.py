@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from ..models.embedder_weights import require_packages
 from ..models.proclip import ProCLIP
 from ..serve import Limits, Texts
 from .recipes import model_folder, pick_device
+
+if TYPE_CHECKING:
+    from ..search import Index
 
 KEY_VARIABLE = "PROCLIP_API_KEY"
 SHORTEST_KEY = 16
@@ -54,7 +58,7 @@ class ServedModel:
         logit_bias: float | None,
     ) -> None:
         self.name, self.logit_scale, self.logit_bias = name, logit_scale, logit_bias
-        self._images, self._project = images, project_text
+        self.images, self._project = images, project_text
         self._texts = None if isinstance(texts, str) else texts
         self.no_texts = texts if isinstance(texts, str) else ""
         from PIL import Image as Pillow
@@ -64,11 +68,11 @@ class ServedModel:
 
     def prepare_image(self, image: Image) -> Any:
         """One RGB picture to what `encode_images` takes of it."""
-        return self._images.prepare(image)
+        return self.images.prepare(image)
 
     def encode_images(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Prepared pictures to [n, d], L2-normalised."""
-        return np.asarray(F.normalize(self._images.encode(prepared), dim=-1), np.float32)
+        return np.asarray(F.normalize(self.images.encode(prepared), dim=-1), np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Captions and queries."""
@@ -87,6 +91,52 @@ class ServedModel:
         cut = encoded.cut.tolist() if encoded.cut is not None else [False] * count
         tokens = encoded.tokens.tolist() if encoded.tokens is not None else [0] * count
         return Texts(np.asarray(embeds, np.float32), tokens, cut)
+
+
+@dataclass(frozen=True)
+class ServedHit:
+    """A picture that was found, without the path of its file."""
+
+    id: str
+    name: str
+    score: float
+    thumbnail: Callable[[], bytes]
+
+
+@final
+class ServedIndex:
+    """An index of ``proclip index`` as the server takes it."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self._index)
+
+    def search(self, query_embeds: NDArray[np.float32], k: int) -> list[ServedHit]:
+        """The k nearest to a vector, best first."""
+        hits = self._index.search_vector(query_embeds, k)
+        return [ServedHit(str(hit.id), hit.path.name, hit.score, hit.thumbnail) for hit in hits]
+
+
+def open_index(path: Path, model: ServedModel) -> ServedIndex:
+    """Open an index of pictures that the model has encoded.
+
+    Raises:
+        ProclipError: there is none, or it was made with another model.
+    """
+    from ..search import Index
+
+    index = Index.open(path)
+    facts = index.stats
+    if dict(facts["identity"] or {}) != dict(model.images.identity):
+        index.close()
+        raise ProclipError(
+            f"the index {path} was made with another model than is served, {facts['model'] or 'one without a name'}: "
+            "serve that one, or make an index with this one"
+        )
+    return ServedIndex(index)
 
 
 def open_served(name: str, device: str, called: str | None = None) -> ServedModel:
@@ -139,13 +189,14 @@ def serve_command(arguments: Namespace) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"loading {arguments.model} ...")
     encoder = open_served(arguments.model, arguments.device or pick_device(), arguments.name)
-    service = Service(encoder, limits)
+    index = open_index(arguments.index, encoder) if arguments.index is not None else None
+    service = Service(encoder, limits, index)
     app = create_app(service, key, LOOPBACK_NAMES if local else None)
 
     def ready() -> None:
         port = listener.getsockname()[1]
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        pictures = f", {len(service.index):,} pictures" if service.index is not None else ", no index of pictures"
+        pictures = f", {len(index):,} pictures" if index is not None else ", no index of pictures"
         console.print(f"{encoder.name}, {encoder.dim} dimensions{pictures}: http://{host}:{port}/")
         if encoder.no_texts:
             console.print(f"pictures only: {encoder.no_texts}")

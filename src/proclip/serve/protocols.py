@@ -82,7 +82,7 @@ class Hit(Protocol):
 
 
 class SearchIndex(Protocol):
-    """Vectors of pictures. It is used from one thread alone, which is not the one that made it."""
+    """Vectors of pictures. It is searched from one thread, which is not the one that made it."""
 
     def __len__(self) -> int:
         """How many pictures."""

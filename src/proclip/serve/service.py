@@ -58,7 +58,7 @@ class Service:
     Args:
         encoder: the model.
         limits: what is refused.
-        open_index: opens the index; called once, in the thread that alone will use it.
+        index: of pictures, in the model's space; it is searched from one thread.
         metrics: told of every batch.
     """
 
@@ -66,12 +66,11 @@ class Service:
         self,
         encoder: Encoder,
         limits: Limits,
-        open_index: Callable[[], SearchIndex] | None = None,
+        index: SearchIndex | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.encoder, self.limits, self.metrics = encoder, limits, metrics or Metrics()
-        self.index: SearchIndex | None = None
-        self._open_index = open_index
+        self.index = index
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._found = Found()
@@ -92,13 +91,7 @@ class Service:
             self.metrics.watch_queue(name, lambda lane=lane: lane.inside)  # type: ignore[misc]
 
     async def start(self) -> None:
-        """Open the index and begin to run batches.
-
-        Raises:
-            ProclipError: the index does not open, or its vectors are of another width than the model's.
-        """
-        if self._open_index is not None:
-            self.index = await self._in_index(self._open_index)
+        """Begin to run batches."""
         self.batcher.start()
 
     async def close(self) -> None:
@@ -115,11 +108,12 @@ class Service:
             Fault: 429 where others were computed at the same time, 504 where it was alone and still took too long.
         """
         self._active += 1
+        shared = self._active > 1
         try:
             async with asyncio.timeout(self.limits.timeout):
                 yield
         except TimeoutError:
-            if self._active > 1:
+            if shared or self._active > 1:
                 raise self.batcher.busy() from None
             raise Fault(504, f"it took more than {self.limits.timeout:g} s: send less at once") from None
         finally:

@@ -5,23 +5,23 @@ import { explain } from "./heat.js";
 
 const KEPT = 300;
 
-/** Thumbnails by id, as object URLs; the oldest are let go. */
+/** Thumbnails by id, each a blob and its URL; the oldest are let go. */
 class Thumbnails {
-  #urls = new Map();
+  #kept = new Map();
 
-  async url(id) {
-    if (!this.#urls.has(id)) {
-      this.#urls.set(id, getBlob(`v1/thumbnails/${id}`).then((blob) => URL.createObjectURL(blob)));
-      for (const old of this.#urls.keys()) {
-        if (this.#urls.size <= KEPT) break;
-        this.#urls.get(old).then(URL.revokeObjectURL, () => {});
-        this.#urls.delete(old);
+  async get(id) {
+    if (!this.#kept.has(id)) {
+      this.#kept.set(id, getBlob(`v1/thumbnails/${id}`).then((blob) => ({ blob, url: URL.createObjectURL(blob) })));
+      for (const old of this.#kept.keys()) {
+        if (this.#kept.size <= KEPT) break;
+        this.#kept.get(old).then(({ url }) => URL.revokeObjectURL(url), () => {});
+        this.#kept.delete(old);
       }
     }
     try {
-      return await this.#urls.get(id);
+      return await this.#kept.get(id);
     } catch (error) {
-      this.#urls.delete(id);
+      this.#kept.delete(id);
       throw error;
     }
   }
@@ -33,6 +33,7 @@ export class Results {
   #hits = [];
   #text = "";
   #open = 0;
+  #waiting = null;
 
   /** `use` is called with the blob of a picture that is to be the query, `back` to leave the grid. */
   constructor(use, back) {
@@ -46,7 +47,7 @@ export class Results {
     document.getElementById("use").addEventListener("click", async () => {
       const { id } = this.#hits[this.#open];
       this.dialog.close();
-      use(await (await fetch(await this.#thumbnails.url(id))).blob());
+      use((await this.#thumbnails.get(id)).blob);
     });
     this.dialog.addEventListener("keydown", (event) => {
       if (event.key === "ArrowLeft") this.#turn(-1);
@@ -54,21 +55,27 @@ export class Results {
     });
     this.dialog.addEventListener("close", () => {
       this.#latest.cancel();
+      if (this.#waiting) this.show(...this.#waiting);
       this.focus(this.#open);
     });
   }
 
+  /** Show other pictures; whoever stands in the grid stays at that place, and one that is open stays until closed. */
   show(hits, text) {
+    this.#waiting = this.dialog.open ? [hits, text] : null;
+    if (this.#waiting) return;
+    const place = Array.from(this.grid.children).findIndex((item) => item.contains(document.activeElement));
     this.#hits = hits;
     this.#text = text;
     this.grid.classList.remove("old");
-    this.grid.replaceChildren(...hits.map((hit, place) => this.#item(hit, place)));
+    this.grid.replaceChildren(...hits.map((hit, number) => this.#item(hit, number)));
+    if (place >= 0) this.focus(place);
   }
 
   #item(hit, place) {
     const image = document.createElement("img");
     image.alt = "";
-    this.#thumbnails.url(hit.id).then((url) => { image.src = url; }, () => { image.alt = "not there any more"; });
+    this.#thumbnails.get(hit.id).then(({ url }) => { image.src = url; }, () => { image.alt = "not there any more"; });
     const under = document.createElement("span");
     under.className = "under";
     const name = document.createElement("span");
@@ -123,7 +130,7 @@ export class Results {
     picture.removeAttribute("src");
     if (!this.dialog.open) this.dialog.showModal();
     try {
-      picture.src = await this.#thumbnails.url(hit.id);
+      picture.src = (await this.#thumbnails.get(hit.id)).url;
       if (!this.#text) return;
       why.textContent = "Weighing the words…";
       const nodes = await this.#latest.run((signal) => explain(this.#text, { id: hit.id }, signal));
