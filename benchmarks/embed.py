@@ -112,7 +112,7 @@ def measure(folder: Path, shape: str, texts: list[str], repeats: int) -> tuple[l
     ways |= {f"theirs, {size}": theirs(size) for size in BATCH_SIZES[device]}
     turns = in_turn(ways, repeats)
     best = min((statistics.median(turns.seconds[name]), name) for name in ways if name.startswith("theirs"))[1]
-    tokens = embedder.encode(texts).tokens
+    tokens = int(embedder.encode(texts).tokens.sum())
     shutil.rmtree(folder / "model")
     figures = [
         figure(f"{shape}: tokens a second over sentence-transformers' ({best} a batch)", turns.ratio(best, "ours"), "x",

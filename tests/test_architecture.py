@@ -16,7 +16,7 @@ LAYERS: dict[str, int] = {
     "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
     "models": 1, "results": 1,
     "data": 2,
-    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3, "search": 3,
+    "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3, "search": 3, "serve": 3,
     "integrations": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
@@ -54,6 +54,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, proclip;"
         "heavy = {'transformers', 'sentence_transformers', 'matplotlib', 'sklearn', 'rich', 'torch'};"
+        "heavy |= {'fastapi', 'uvicorn', 'usearch'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -159,6 +160,18 @@ def test_command_line() -> None:
             "--open",
             "--index",
             "--model",
+        ],
+        "serve": [
+            "-h",
+            "--help",
+            "--model",
+            "--index",
+            "--name",
+            "--host",
+            "--port",
+            "--device",
+            "--api-key-file",
+            "--set",
         ],
         "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect_and_interpolate(verbs)
 
     _add_index_and_search(verbs)
+    _add_serve(verbs)
 
     report = verbs.add_parser("report", help="result files as a page, as tables, as figures")
     report.add_argument("results", type=Path, nargs="+", help="files of proclip eval, or CLIP_benchmark's JSON or CSV")
@@ -113,6 +114,20 @@ def _add_data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     join.add_argument("file", type=Path, help=".csv, .tsv, .parquet or .jsonl")
     join.add_argument("--on", required=True, metavar="url|key[=COLUMN]", help="what is matched")
     join.add_argument("--columns", required=True, metavar="NEW[=OLD],...", help="caption columns to add")
+
+
+def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = verbs.add_parser("serve", help="a model and an index over HTTP: embeddings, search, labels, a page")
+    serve.add_argument("--model", required=True, help="as of proclip eval")
+    serve.add_argument("--index", type=Path, metavar="FOLDER", help="of proclip index, made with the same model")
+    serve.add_argument("--name", help="what clients call the model (default: its folder's or hub id's name)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine alone by default")
+    serve.add_argument("--port", type=int, default=8000, help="(default: %(default)s; 0: any that is free)")
+    serve.add_argument("--device", help="such as cuda:1 (default: cuda where there is one, else cpu)")
+    serve.add_argument("--api-key-file", type=Path, metavar="FILE", help="key that clients must send (default: the "
+                       "environment's PROCLIP_API_KEY, if set)")  # fmt: skip
+    serve.add_argument("--set", action="append", default=[], metavar="LIMIT=VALUE", dest="settings",
+                       help="change a limit, as in pixels=80000000 (repeatable; docs/serve.md lists them)")  # fmt: skip
 
 
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -260,6 +275,10 @@ def run(arguments: argparse.Namespace) -> int:
         from .runs.search import search_command
 
         search_command(arguments)
+    elif arguments.verb == "serve":
+        from .runs.serve import serve_command
+
+        serve_command(arguments)
     elif arguments.verb == "report":
         from .runs.report import report_command
 

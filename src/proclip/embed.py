@@ -98,7 +98,8 @@ def _encode(
                 encoded = embedder.encode(texts)
                 check_vectors(encoded.embeds, texts)
                 rows.write(first, _packed(encoded, plan.manifest))
-                texts_done, tokens = work.add("texts", last - first), work.add("tokens", encoded.tokens)
+                read = int(encoded.tokens.sum()) if encoded.tokens is not None else 0
+                texts_done, tokens = work.add("texts", last - first), work.add("tokens", read)
                 if report is not None:
                     report(texts_done, plan.rows, tokens)
 

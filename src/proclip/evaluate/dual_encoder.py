@@ -49,6 +49,10 @@ class DualEncoder:
     """``path``, ``config_hash``, ``seed``, ``clip``, and what else a result file should say of it."""
     languages: tuple[str, ...] | None = None
     """Codes of the languages that the text side was trained on; None if that is not known."""
+    logit_scale: float | None = None
+    """Log of the inverse temperature; None where the model has none of its own."""
+    logit_bias: float | None = None
+    """Of a model trained with the sigmoid loss."""
     close: Callable[[], None] = lambda: None
     """Frees what it holds."""
 

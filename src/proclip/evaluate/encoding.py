@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.in_order import in_order
 from ..data.images import ImageSource
+from ..data.in_order import in_order
 from ..data.shared_store import SharedStore
 from ..data.text_cache import TextCache
 from ..errors import ProclipError

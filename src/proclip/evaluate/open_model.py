@@ -64,6 +64,8 @@ def _open(name: str, device: str) -> DualEncoder:
         project_text=lambda vectors: vectors,
         about=about,
         languages=card_languages(path),
+        logit_scale=clip.logit_scale,
+        logit_bias=clip.logit_bias,
     )
 
 
@@ -89,6 +91,8 @@ def of_proclip(model: ProCLIP, name: str, about: Mapping[str, Any], kept: bool =
         project_text=model.project_text,
         about={**about, "clip": model.clip_name, "adapter": weights_digest(model.adapter)},
         languages=card_languages(config.model) if config is not None else None,
+        logit_scale=model.logit_scale.item(),
+        logit_bias=model.logit_bias.item() if model.logit_bias is not None else None,
         close=close,
     )
 

@@ -94,7 +94,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
             return self.forward([prepared.rows[place] for place in places])
 
         embeds = _in_batches(prepared.lengths, forward, self.dim, budget)
-        return Encoded(embeds, torch.tensor(prepared.cut), sum(prepared.lengths))
+        return Encoded(embeds, torch.tensor(prepared.cut), torch.tensor(prepared.lengths))
 
     def for_classes(self) -> BatchedEmbedder[Row]:
         """The same weights with the prompt for class names; itself if that is the captions'."""
