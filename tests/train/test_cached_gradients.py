@@ -22,8 +22,8 @@ from proclip.errors import ProclipError
 from proclip.models.adapter import Adapter
 from proclip.seeding import generator, seed_all
 from proclip.train.backward import backward
-from proclip.train.parallel import Parallel
 from proclip.train.checkpoint import latest_checkpoint
+from proclip.train.parallel import Parallel
 from proclip.train.stages import ContrastivePretraining, ImageTextTuning, Stage, TextDistillation
 
 SCALE = 64.0
