@@ -160,7 +160,7 @@ def first_half(run: Path, kind: str, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / kind / f"step-{2 * STEPS:08d}")
 
 
-def work(rank: int, folder: Path, worlds: Sequence[int]) -> None:
+def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str]) -> None:
     """What each process does: all runs in worlds of several sizes, one after the other."""
     torch.set_num_threads(1)
     for world in worlds:
@@ -168,16 +168,18 @@ def work(rank: int, folder: Path, worlds: Sequence[int]) -> None:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
         try:
-            _runs(folder, world)
+            _runs(folder, world, kinds)
+            if world < max(worlds):
+                _go_on(folder, max(worlds))
             if world == 2:
-                _more(folder)
+                _odd(folder)
         finally:
             dist.destroy_process_group()
 
 
-def _runs(folder: Path, world: int) -> None:
+def _runs(folder: Path, world: int, kinds: Sequence[str]) -> None:
     hows: tuple[How, ...] = ("ddp", "fsdp")
-    for kind in KINDS:
+    for kind in kinds:
         for how in hows:
             run = run_folder(folder, kind, world, how)
             stage, _ = train(run, kind, how)
@@ -186,14 +188,18 @@ def _runs(folder: Path, world: int) -> None:
     distributed.barrier()
 
 
-def _more(folder: Path) -> None:
-    """Two processes go on from what four had done, shared in another way; sources that do not fit together."""
-    run = folder / "four then two"
+def _go_on(folder: Path, others: int) -> None:
+    """From what more processes had done, shared in another way."""
+    run = folder / "fewer go on"
     with distributed.main_first():
         if distributed.is_main():
-            first_half(run_folder(folder, "tune", 4, "ddp"), "tune", run)
+            first_half(run_folder(folder, "tune", others, "ddp"), "tune", run)
     _, result = train(run, "tune", "fsdp")
     assert result.resumed_at == STEPS
+
+
+def _odd(folder: Path) -> None:
+    """Sources that do not fit together."""
     odd = Batches("tune")
     odd.batch_size += distributed.rank()
     stage = make_stage("tune")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,27 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-5}
 """AdamW makes of a rounding error in a gradient near 0 a step of some size."""
 
 
+SOME = ("distill", "tune", "parts")
+
+
+def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str]) -> Path:
+    """Of one process, and of several."""
+    for kind in kinds:
+        several.train(run_folder(folder, kind, 1, "ddp"), kind)
+    torch.multiprocessing.spawn(several.work, (folder, worlds, kinds), nprocs=worlds[0])
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs, of one, two and four processes."""
-    folder = tmp_path_factory.mktemp("processes")
-    for kind in KINDS:
-        several.train(run_folder(folder, kind, 1, "ddp"), kind)
-    torch.multiprocessing.spawn(several.work, (folder, (4, 2)), nprocs=4)
-    return folder
+    """Some stages by two processes."""
+    return runs(tmp_path_factory.mktemp("two"), (2,), SOME)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage, by two and by four."""
+    return runs(tmp_path_factory.mktemp("four"), (4, 2), KINDS)
 
 
 def saved(run: Path, kind: str) -> dict[str, Tensor]:
@@ -47,10 +61,7 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], tensor, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("kind", KINDS)
-def test_several_processes_train_as_one(folder: Path, kind: str, world: int, how: How) -> None:
+def assert_as_one(folder: Path, kind: str, world: int, how: How) -> None:
     one, run = run_folder(folder, kind, 1, "ddp"), run_folder(folder, kind, world, how)
     wanted, found = saved(one, kind), saved(run, kind)
     assert_close(found, wanted)
@@ -62,21 +73,37 @@ def test_several_processes_train_as_one(folder: Path, kind: str, world: int, how
         assert {k: mine[k] for k in measured} == pytest.approx(measured, rel=1e-3, abs=1e-5)
 
 
-def test_training_moves_what_is_compared(folder: Path) -> None:
-    for kind in KINDS:
-        before, after = several.make_stage(kind).state_dict(), saved(run_folder(folder, kind, 1, "ddp"), kind)
-        still = {name for name, tensor in before.items() if torch.allclose(tensor, after[name], atol=1e-3)}
-        assert still <= {"adapter.input_mean", "adapter.input_std", "image_tower.idle", "teacher.idle"} | {
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", SOME)
+def test_two_processes_train_as_one(folder: Path, kind: str, how: How) -> None:
+    assert_as_one(folder, kind, 2, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_processes_train_as_one(everything: Path, kind: str, world: int, how: How) -> None:
+    assert_as_one(everything, kind, world, how)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_moves_what_is_compared(kind: str, tmp_path: Path) -> None:
+    several.train(tmp_path, kind)
+    before, after = several.make_stage(kind).state_dict(), saved(tmp_path, kind)
+    still = {name for name, tensor in before.items() if torch.allclose(tensor, after[name], atol=1e-3)}
+    assert still <= {"adapter.input_mean", "adapter.input_std", "image_tower.idle", "teacher.idle"} | {
             name for name in before if (kind == "last block" and ".embed" in name) or "_blocks.0" in name
         } | {name for name in before if kind == "frozen" and name.endswith("embed.bias")}  # fmt: skip
 
 
-def test_two_go_on_in_shards_from_what_four_had_done_whole(folder: Path) -> None:
-    assert_close(saved(folder / "four then two", "tune"), saved(run_folder(folder, "tune", 1, "ddp"), "tune"))
+@pytest.mark.slow
+def test_two_go_on_in_shards_from_what_four_had_done_whole(everything: Path) -> None:
+    assert_close(saved(everything / "fewer go on", "tune"), saved(run_folder(everything, "tune", 1, "ddp"), "tune"))
 
 
-def test_one_goes_on_from_what_four_had_done_in_shards(folder: Path, tmp_path: Path) -> None:
-    first_half(run_folder(folder, "tune", 4, "fsdp"), "tune", tmp_path / "run")
+def test_one_goes_on_from_what_two_had_done_in_shards(folder: Path, tmp_path: Path) -> None:
+    first_half(run_folder(folder, "tune", 2, "fsdp"), "tune", tmp_path / "run")
     _, result = several.train(tmp_path / "run", "tune")
     assert (result.resumed_at, result.steps) == (STEPS, 2 * STEPS)
     assert_close(saved(tmp_path / "run", "tune"), saved(run_folder(folder, "tune", 1, "ddp"), "tune"))
