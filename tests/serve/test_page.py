@@ -251,7 +251,8 @@ def test_nothing_is_wider_than_the_screen_and_everything_has_a_name(browser: Any
         assert box["x"] + box["width"] <= width
         nameless = page.evaluate(
             """() => [...document.querySelectorAll("input, textarea, button")].filter((one) =>
-                !(one.labels?.length || one.getAttribute("aria-label") || one.textContent.trim())).map((one) => one.id)"""
+                !(one.labels?.length || one.getAttribute("aria-label") || one.textContent.trim()))
+                .map((one) => one.id)"""
         )
         assert nameless == []
 

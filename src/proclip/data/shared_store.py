@@ -11,7 +11,6 @@ from typing import Any, final
 import torch
 
 from .. import distributed
-from ..errors import ProclipError
 from ..models.embedder import Encoded
 from .store import EmbeddingStore, StoreWriter
 from .store_format import MANIFEST
@@ -26,23 +25,18 @@ class SharedStore:
     """Vectors by key: an embedding store in a folder, or in memory where there is none.
 
     In a folder they are kept as float32, so that a figure does not depend on the cache. Processes that ask for the same
-    keys in the same order share the work: each adds its own units of keys, and all read the whole.
+    keys in the same order share the work: each adds its own units of keys, and all read the whole. In memory there is
+    nothing to share, and each does all of it.
 
     Args:
         folder: of the store; None: in memory.
         identity: of what makes the vectors.
 
     Raises:
-        ProclipError: the store is another encoder's (the message lists the fields that differ) or is damaged; several
-            processes and no folder.
+        ProclipError: the store is another encoder's (the message lists the fields that differ) or is damaged.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        if folder is None and distributed.world_size() > 1:
-            raise ProclipError(
-                "several processes share what they encode over a cache folder: give one, and the encoder an identity, "
-                "or run one process"
-            )
         self.folder, self.identity = folder, dict(identity)
         self._memory: dict[str, Encoded] = {}
         self._waiting: list[tuple[Sequence[str], Encoded, Sequence[str] | None]] = []
@@ -77,14 +71,16 @@ class SharedStore:
             the units' keys that are not there; a unit of which nothing is missing is left out.
         """
         units = [keys[start : start + unit] for start in range(0, len(keys), unit)]
-        own = units[distributed.rank() :: distributed.world_size()]
+        shared = self.folder is not None
+        own = units[distributed.rank() :: distributed.world_size()] if shared else units
         missing = bool(self._absent(keys))
         self._saved = time.monotonic()
         try:
             yield [part for part in map(self._absent, own) if part]
         finally:
             self._save()
-        distributed.barrier()
+        if shared:
+            distributed.barrier()
         if missing:
             self._store = self._open()
 
