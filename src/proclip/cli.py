@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from . import __version__
@@ -206,6 +207,16 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
                         help="leave out keys that begin so (repeatable)")  # fmt: skip
 
 
+COMMANDS = {
+    "data": ("data", "data_command"),
+    "index": ("index", "index_command"),
+    "interpolate": ("interpolate", "interpolate_command"),
+    "search": ("search", "search_command"),
+    "serve": ("serve", "serve_command"),
+}
+"""Verbs whose module of runs/ takes the arguments as they are: module and function, which may return an exit status."""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Call the verb's function; imports happen here, so that ``--help`` is quick.
 
@@ -215,40 +226,17 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours
-    if arguments.verb == "mini":
+    if arguments.verb in COMMANDS:
+        module, function = COMMANDS[arguments.verb]
+        return getattr(import_module(f".runs.{module}", __package__), function)(arguments) or 0
+    if arguments.verb in ("embed", "train", "align"):
+        _train(arguments)
+    elif arguments.verb == "mini":
         from .runs.mini import build
 
         build(arguments.out)
-    elif arguments.verb == "embed":
-        from .distributed import launched
-        from .runs.embed import embed_recipes
-        from .runs.recipes import find_recipe
-
-        with launched():
-            embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
-    elif arguments.verb == "train":
-        from .distributed import launched
-        from .runs.recipes import find_recipe
-        from .runs.train import train_recipe
-
-        with launched():
-            train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
-    elif arguments.verb == "align":
-        from .distributed import launched
-        from .runs.align import align_folder
-
-        columns = [column for column in arguments.captions.split(",") if column]
-        with launched():
-            align_folder(
-                arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings,
-                arguments.trust_images,
-            )  # fmt: skip
     elif arguments.verb == "eval":
         _evaluate(arguments)
-    elif arguments.verb == "data":
-        from .runs.data import data_command
-
-        return data_command(arguments)
     elif arguments.verb == "quickstart":
         from .runs.quickstart import quickstart
 
@@ -263,27 +251,35 @@ def run(arguments: argparse.Namespace) -> int:
         from .runs.inspect import inspect_command
 
         inspect_command(arguments.model, arguments.json)
-    elif arguments.verb == "interpolate":
-        from .runs.interpolate import interpolate_command
-
-        interpolate_command(arguments)
-    elif arguments.verb == "index":
-        from .runs.index import index_command
-
-        index_command(arguments)
-    elif arguments.verb == "search":
-        from .runs.search import search_command
-
-        search_command(arguments)
-    elif arguments.verb == "serve":
-        from .runs.serve import serve_command
-
-        serve_command(arguments)
     elif arguments.verb == "report":
         from .runs.report import report_command
 
         report_command(arguments.results, arguments.out, arguments.reference, arguments.clip_benchmark)
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """What several processes share."""
+    from .distributed import launched
+    from .runs.recipes import find_recipe
+
+    with launched():
+        if arguments.verb == "embed":
+            from .runs.embed import embed_recipes
+
+            embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
+        elif arguments.verb == "train":
+            from .runs.train import train_recipe
+
+            train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
+        else:
+            from .runs.align import align_folder
+
+            columns = [column for column in arguments.captions.split(",") if column]
+            align_folder(
+                arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings,
+                arguments.trust_images,
+            )  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

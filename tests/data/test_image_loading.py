@@ -211,5 +211,5 @@ def test_the_pool_is_not_needed_for_one_image(shards: Path) -> None:
     images = loader(ImageCaptions(shards).select("x"))
     order = images.order.epoch(0)
     with ThreadPoolExecutor(2) as pool:
-        loaded = images.finish(images.start(range(4), order, 0, pool))
+        loaded = images.finish(range(4), images.start(range(4), order, 0, pool))
     assert all(torch.equal(one.pixels, images.load(n, order, 0).pixels) for n, one in enumerate(loaded))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from proclip.config import AugmentConfig, DistillConfig, PretrainConfig, TuneCon
 from proclip.data.ahead import AHEAD
 from proclip.data.batches import TuneBatch
 from proclip.data.dataset import ImageCaptions, Sample
+from proclip.data.image_loading import Loaded
 from proclip.data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
 from proclip.errors import ProclipError
@@ -147,14 +149,14 @@ def test_few_parts_are_in_memory_and_none_is_decoded_in_vain(
 ) -> None:
     config = TuneConfig(captions=("short",), batch_size=4, micro_batch_size=1)
     source = TuneBatches(samples, stores[0], PREPROCESS, config, seed=3)
-    decoded: list[str] = []
-    pixels = source._images.pixels
+    decoded: list[int] = []
+    load = source._images.load
 
-    def counted(sample: Sample, epoch: int) -> torch.Tensor:
-        decoded.append(sample.key)
-        return pixels(sample, epoch)
+    def counted(place: int, *order: Any) -> Loaded:
+        decoded.append(place)
+        return load(place, *order)
 
-    monkeypatch.setattr(source._images, "pixels", counted)
+    monkeypatch.setattr(source._images, "load", counted)
     used = 0
     for batch in source.epoch(0):
         for _ in range(2):
