@@ -53,12 +53,12 @@ def every_other_step() -> Iterator[None]:
     """L_reg, twice as heavy, in steps 0, 2, 4, ... of every stage 2 meanwhile."""
     loss, done = ImageTextTuning.loss, [0]
 
-    def alternating(self: ImageTextTuning, batch: TuneBatch) -> dict[str, Tensor]:
+    def alternating(self: ImageTextTuning, batch: TuneBatch, encode: Any = None) -> dict[str, Tensor]:
         plain, self.regularised = self.config, done[0] % 2 == 0
         self.config = dataclasses.replace(plain, distillation_weight=2 * plain.distillation_weight)
         done[0] += 1
         try:
-            return loss(self, batch)
+            return loss(self, batch, encode)
         finally:
             self.config, self.regularised = plain, True
 

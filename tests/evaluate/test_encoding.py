@@ -258,7 +258,9 @@ def share(rank: int, folder: Path, world: Path) -> None:
         encoders, counts = open_encoders(model, source, folder / "cache")
         found = {"features": encoders.image_features(list(source.paths)), "texts": encoders.encode_text(TEXTS)}
         save_file({**found, "counts": torch.tensor([counts.pictures, counts.texts])}, folder / f"{rank}.safetensors")
-        alone, counts = open_encoders(from_functions(seen_together, read_together, "together"), source, folder / "cache")
+        alone, counts = open_encoders(
+            from_functions(seen_together, read_together, "together"), source, folder / "cache"
+        )
         assert torch.equal(alone.image_features(list(source.paths)), found["features"])
         assert counts.pictures == len(source.paths)
     finally:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ from tiny_tune import BATCH, EMBED_DIM, LLM_DIM, TinyPairs, TinyTower, tiny_stag
 from torch import Tensor, nn
 
 from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
-from proclip.data.batches import DistillBatch, MicroBatches, PretrainBatch
+from proclip.data.batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from proclip.errors import ProclipError
 from proclip.models.adapter import Adapter
+from proclip.models.clip_transformers import ClipImageTower
 from proclip.seeding import generator, seed_all
 from proclip.train.backward import backward
 from proclip.train.checkpoint import latest_checkpoint
@@ -209,7 +213,9 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        tiny_tune.train(folder / "two", PartPairs(rank, 2), tiny_stage(dropout=0.0))
+        for how in ("ddp", "fsdp"):
+            optim = dataclasses.replace(tiny_tune.tune_config().optim, parallel=how)
+            tiny_tune.train(folder / how, PartPairs(rank, 2), tiny_stage(dropout=0.0, optim=optim))
     finally:
         torch.distributed.destroy_process_group()
 
@@ -219,10 +225,51 @@ def test_training_in_parts_is_training_on_one_process_and_on_two(tmp_path: Path)
     tiny_tune.train(tmp_path / "plain", stage=tiny_stage(dropout=0.0))
     tiny_tune.train(tmp_path / "parts", PartPairs(), tiny_stage(dropout=0.0))
     plain = weights(tmp_path / "plain")
-    for name in ("parts", "two"):
+    for name in ("parts", "ddp", "fsdp"):
         other = weights(tmp_path / name)
         for key, tensor in plain.items():
             torch.testing.assert_close(other[key], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+
+
+class NoisePairs:
+    """Parts whose pixels are made at each walk, as decoding makes them."""
+
+    def __init__(self, parts: int, size: int) -> None:
+        self.parts, self.size = parts, size
+
+    def __iter__(self) -> Iterator[TuneBatch]:
+        for number in range(self.parts):
+            noise, ids = generator(0, number), torch.arange(number * self.size, (number + 1) * self.size)
+            pixels = torch.randn(self.size, 3, 112, 112, generator=noise)
+            llm = torch.randn(self.size, LLM_DIM, generator=noise)
+            yield TuneBatch(pixel_values=pixels, llm_embeds=llm, image_ids=ids, text_ids=ids)
+
+
+def peak_mib(parts: int, size: int) -> float:
+    """Of this process after a step of stage 2; one part is a plain batch."""
+    torch.set_num_threads(1)
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3}
+    tower = ClipImageTower.from_config({**vision, "image_size": 112, "patch_size": 8}, 128)
+    adapter = Adapter(LLM_DIM, 128, AdapterConfig(num_blocks=1))
+    stage, noise = (
+        ImageTextTuning(tower, adapter, nn.Parameter(torch.tensor(2.0)), TuneConfig()),
+        NoisePairs(parts, size),
+    )
+    stage.train()
+    ids = torch.arange(parts * size)
+    whole = next(iter(noise)) if parts == 1 else MicroBatches(parts=noise, image_ids=ids, text_ids=ids)
+    backward(Parallel(stage), whole, off())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.slow
+def test_a_batch_16_times_as_large_takes_the_memory_of_a_part() -> None:
+    peaks = {}
+    for parts, size in ((1, 8), (16, 8), (1, 32)):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # a peak never falls: a process for each
+            peaks[parts, size] = pool.submit(peak_mib, parts, size).result()
+    three_parts = peaks[1, 32] - peaks[1, 8]
+    assert three_parts > 100 and peaks[16, 8] - peaks[1, 8] < 0.15 * three_parts, peaks
 
 
 def test_batch_normalisation_is_refused() -> None:

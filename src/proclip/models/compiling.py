@@ -26,7 +26,7 @@ def check_compiler(device: str) -> None:
     """
     try:
         number = torch.ones(2, device=device, requires_grad=True)
-        torch.compile(lambda x: torch.tanh(x * x))(number).sum().backward()
+        torch.compile(lambda x: torch.tanh(x * x))(number).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a tool chain can lack: compilers raise errors of many kinds
         wanted = "a C++ compiler (g++ or clang++; the variable CXX names another)" if device == "cpu" else "Triton"
         raise ProclipError(

@@ -14,10 +14,10 @@ from .stages import Embeds, Stage
 
 
 def backward(spread: Parallel, batch: Any, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-    """Leave the gradients of the global batch's loss, times the loss scale, in the stage's parameters.
+    """Leave the gradients of a batch's loss, times the loss scale, in the stage's parameters: means over processes.
 
-    Every process must call it with a batch of as many parts; while the last of them is differentiated, the gradients
-    are averaged over the processes.
+    Every process must call it, with batches of as many samples, in as many parts. The gradients of parts add up on
+    each process, and the processes' are averaged once, with those of the last part.
 
     A batch in parts gives the loss and the gradients that the whole would give (GradCache, arXiv 2101.06983). The
     loss is a function of the embeds alone, so its gradient passes through them: (1) every part is encoded without
@@ -33,29 +33,24 @@ def backward(spread: Parallel, batch: Any, scaler: torch.amp.GradScaler) -> dict
     Returns:
         the terms of `Stage.objective`, detached, not scaled.
     """
-    terms = (
-        _in_parts(spread, batch, scaler)
-        if isinstance(batch, MicroBatches)
-        else _differentiate(spread.stage.loss(batch, spread.encode), scaler)
-    )
-    spread.average()
-    return terms
-
-
-def _in_parts(spread: Parallel, batch: MicroBatches[Any], scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
     stage = spread.stage
+    if not isinstance(batch, MicroBatches):
+        terms = _differentiate(stage.loss(batch, spread.encode), scaler)
+        spread.average()
+        return terms
     embeds, targets, states = _encode_all(stage, batch)
     terms = _differentiate(stage.objective(embeds, targets, batch), scaler)
     gradients = {name: leaf.grad for name, leaf in embeds.items() if leaf.grad is not None}
-    after, start = _random_state(stage), 0
-    for place, (part, state) in enumerate(zip(batch.parts, states, strict=True), 1):
+    after, start, last = _random_state(stage), 0, len(states) - 1
+    for number, (part, state) in enumerate(zip(batch.parts, states, strict=True)):
         _set_random_state(stage, state)
-        with spread.no_sync() if place < len(states) else nullcontext():
+        with spread.no_sync() if number < last else nullcontext():
             again = {name: tensor for name, tensor in spread.encode(part).items() if tensor.requires_grad}
             end = start + len(next(iter(again.values())))
             torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
         start = end
     _set_random_state(stage, after)
+    spread.average()
     return terms
 
 

@@ -292,8 +292,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         parameter = parameters[name]
         if what != "step" and tensor.shape != parameter.shape:
             raise ProclipError(f"{source}: {key} has shape {tuple(tensor.shape)}, wanted {tuple(parameter.shape)}")
-        like = parameter if what != "step" else torch.empty(0, device=parameter.device)
-        optimizer.state[parameter][what] = sharded_as(tensor, like)
+        optimizer.state[parameter][what] = (
+            tensor.to(parameter.device) if what == "step" else sharded_as(tensor, parameter)
+        )
 
 
 def _rng_states() -> dict[str, Tensor]:

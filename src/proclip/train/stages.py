@@ -56,7 +56,7 @@ class Stage(nn.Module, ABC):
     def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
         """Scalars whose mean over processes is the global batch's: ``loss`` is differentiated, the others are logged.
 
-        No tower runs here. Of the batch only what `MicroBatches` has may be read.
+        No tower runs here, and of the batch only what `MicroBatches` has may be read.
         """
 
     def loss(self, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
@@ -222,9 +222,9 @@ class ImageTextTuning(Stage):
         logged = {"contrastive": info, **logged}
         if not self.regularised:
             return {"loss": info, **logged}
-        stride = self.config.teacher_stride
-        held = image_embeds if stride == 1 else gather(embeds["image"][::stride])
-        reg = _distillation(held, gather(targets["image"]), self.config.loss, own_rows(len(targets["image"])))
+        held = embeds["image"][:: self.config.teacher_stride]
+        all_held = image_embeds if self.config.teacher_stride == 1 else gather(held)
+        reg = _distillation(all_held, gather(targets["image"]), self.config.loss, own_rows(len(held)))
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
 
