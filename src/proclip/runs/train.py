@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..config import Recipe
+from ..config import DistillConfig, Recipe
 from ..data.dataset import ImageCaptions, check_images, digest_of_samples
 from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
@@ -91,7 +91,7 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
     bias = first_bias(recipe.tune, clip) if recipe.tune else None
     model = ProCLIP(clip.image_tower, adapter, clip.logit_scale, clip.preprocess, recipe.embedder, logit_bias=bias)
     if recipe.distill:
-        parameter_groups(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
+        _distillation(recipe.distill, adapter)
     if recipe.tune:
         tuning_stage(recipe.tune, model)
 
@@ -119,7 +119,7 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
             raise ProclipError(f"{folder} was made from other inputs ({differ}); delete it or give another --out")
     write_json(path, inputs)
     if finished:
-        Console(stderr=True).print(f"{folder}: finished already", highlight=False, soft_wrap=True)
+        _say(f"{folder}: finished already")
     return finished
 
 
@@ -130,7 +130,7 @@ def _finish(folder: Path, save: Callable[[Path], None]) -> None:
     save(draft)
     draft.replace(folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    Console(stderr=True).print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
+    _say(f"model: {folder / 'model'}")
 
 
 def _start_from(model: ProCLIP, name: str) -> None:
@@ -169,12 +169,22 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
         return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
     cut, texts = source.truncated()
-    line = f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut"
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+    _say(f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut")
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger)  # fmt: skip
     _finish(folder, lambda draft: save_clip(model.cpu(), clip, draft))
+
+
+def _distillation(config: DistillConfig, adapter: Adapter) -> TextDistillation:
+    """Stage 1 of an adapter, its parameter rules checked."""
+    stage = TextDistillation(adapter, config)
+    parameter_groups(stage.groups(), config.optim, stage.layers_above())
+    return stage
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -206,10 +216,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
         if texts.left_out:
             share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
-            line = f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)"
-            Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-        distillation = TextDistillation(model.adapter, recipe.distill)
-        parameter_groups(distillation.groups(), recipe.distill.optim)
+            _say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
+        distillation = _distillation(recipe.distill, model.adapter)
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)
@@ -226,7 +234,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         if evaluation:
             evaluation.report(model, "distill")
     if recipe.tune and pairs:
-        Console(stderr=True).print(trained_parameters(tuning, model), highlight=False, soft_wrap=True)
+        _say(trained_parameters(tuning, model))
         hooks = evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
         fitted = fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
                      run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
