@@ -58,6 +58,22 @@ def test_dump_reads_back_equal(tmp_path: Path) -> None:
     assert from_dict(Recipe, to_dict(recipe)) == recipe
 
 
+def test_rules_in_a_recipe(tmp_path: Path) -> None:
+    text = '[[tune.optim.rules]]\nmatch = "^image_tower\\\\.hidden"\nlr = 1e-4\n'
+    text += '[[tune.optim.rules]]\nmatch = "norm"\nfreeze = true\n'
+    recipe = load_recipe(write(tmp_path, MINIMAL + text))
+    rules = (ParameterRule(match=r"^image_tower\.hidden", lr=1e-4), ParameterRule(match="norm", freeze=True))
+    assert recipe.tune is not None and recipe.tune.optim.rules == rules
+    assert load_recipe(write(tmp_path, dump(recipe))) == recipe
+    assert config_hash(recipe) != config_hash(load_recipe(write(tmp_path, MINIMAL)))
+    with pytest.raises(ProclipError, match=r"unknown key 'tune.optim.rules\[0\].math': did you mean 'match'"):
+        load_recipe(write(tmp_path, MINIMAL + '[[tune.optim.rules]]\nmath = "a"\n'))
+    with pytest.raises(
+        ProclipError, match=r"lr_by_group' is no key any more: write \[\[tune.optim.rules\]\] with match"
+    ):
+        load_recipe(write(tmp_path, MINIMAL + "[tune.optim.lr_by_group]\nadapter = 1e-3\n"))
+
+
 def test_hash_changes_with_any_field(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     hashes = {

@@ -13,7 +13,7 @@ class Preempted(SystemExit):
     def __init__(self, where: str) -> None:
         super().__init__(0)
         self.where = where
-        """Stage, step and checkpoint, in words."""
+        """Stage and step, in words; empty in all processes but the main one."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

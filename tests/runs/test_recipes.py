@@ -78,6 +78,25 @@ def test_run_folder_is_not_shared(tmp_path: Path) -> None:
     assert environment["versions"]["torch"]
 
 
+def test_a_run_goes_on_with_other_processes_and_the_same_global_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(processes: int, batch_size: int) -> None:
+        assert recipe.tune is not None
+        monkeypatch.setattr("proclip.runs.recipes.world_size", lambda: processes)
+        tune = dataclasses.replace(recipe.tune, batch_size=batch_size)
+        open_run(dataclasses.replace(recipe, tune=tune), tmp_path)
+
+    recipe = dataclasses.replace(find_recipe("mini/llm2clip"), distill=None)
+    on(2, 64)
+    (tmp_path / "checkpoints").mkdir()
+    on(2, 64)
+    on(1, 128)
+    on(4, 32)
+    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(tune.batch_size: it has 64, now 128\)"):
+        on(2, 128)
+
+
 def test_the_quickstart_trains_each_stage_1_once(tmp_path: Path) -> None:
     recipes = {method: find_recipe(f"mini/{method}") for method in METHODS}
     shared = share_stage1(recipes, tmp_path)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from proclip.data.batches import TuneBatch
 from proclip.models.adapter import Adapter
 from proclip.seeding import generator, seed_all
 from proclip.train import checkpoint
-from proclip.train.loop import FitResult, fit
+from proclip.train.loop import FitResult, Hook, fit
 from proclip.train.metric_log import MetricLogger
 from proclip.train.stages import ImageTextTuning
 
@@ -67,6 +67,20 @@ class TinyPairs:
             )
 
 
+class Share(TinyPairs):
+    """One process's part of each batch, of several processes."""
+
+    def __init__(self, rank: int, processes: int, seconds_per_batch: float = 0.0) -> None:
+        super().__init__(seconds_per_batch)
+        self.batch_size = BATCH // processes
+        self.part = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch]:
+        for batch in super().epoch(epoch, start):
+            tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+            yield TuneBatch(**{name: t[self.part] for name, t in tensors.items() if t is not None})
+
+
 def tune_config(**changes: object) -> TuneConfig:
     optim = OptimConfig(lr=3e-2, warmup_steps=3, grad_clip=5.0, rules=(ParameterRule(match="^adapter", lr=1e-2),))
     config = TuneConfig(
@@ -82,12 +96,15 @@ def tiny_stage(dropout: float = 0.2, **changes: object) -> ImageTextTuning:
     return ImageTextTuning(TinyTower(dropout), adapter, nn.Parameter(torch.tensor(2.0)), tune_config(**changes))
 
 
-def train(run_dir: Path, source: TinyPairs | None = None, stage: ImageTextTuning | None = None) -> FitResult:
+def train(
+    run_dir: Path, source: TinyPairs | None = None, stage: ImageTextTuning | None = None, *,
+    epochs: int | None = None, log: LogConfig = LOG, hooks: Sequence[Hook] = (),
+) -> FitResult:  # fmt: skip
     stage = stage if stage is not None else tiny_stage()
-    with MetricLogger(run_dir, LOG) as logger:
+    with MetricLogger(run_dir, log) as logger:
         return fit(
-            stage, source if source is not None else TinyPairs(), name="tune", epochs=EPOCHS, optim=stage.config.optim,
-            log=LOG, run_dir=run_dir, logger=logger,
+            stage, source if source is not None else TinyPairs(), name="tune", epochs=epochs or EPOCHS,
+            optim=stage.config.optim, log=log, run_dir=run_dir, logger=logger, hooks=hooks,
         )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from typing import Any, final
 import torch
 
 from .. import distributed
-from ..errors import ProclipError
 from ..models.embedder import Encoded
 from .store import EmbeddingStore, StoreWriter
 from .store_format import MANIFEST

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..config import Recipe
+from ..config import DistillConfig, Recipe
 from ..data.dataset import ImageCaptions, check_images, digest_of_samples
 from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
@@ -93,7 +93,7 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
     bias = first_bias(recipe.tune, clip) if recipe.tune else None
     model = ProCLIP(clip.image_tower, adapter, clip.logit_scale, clip.preprocess, recipe.embedder, logit_bias=bias)
     if recipe.distill:
-        parameter_groups(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
+        _distillation(recipe.distill, adapter)
     if recipe.tune:
         tuning_stage(recipe.tune, model)
 
@@ -175,12 +175,18 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
         return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
     cut, texts = source.truncated()
-    line = f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut"
-    say(line)
+    say(f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut")
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger)  # fmt: skip
     _finish(folder, lambda draft: save_clip(model.cpu(), clip, draft))
+
+
+def _distillation(config: DistillConfig, adapter: Adapter) -> TextDistillation:
+    """Stage 1 of an adapter, its parameter rules checked."""
+    stage = TextDistillation(adapter, config)
+    parameter_groups(stage.groups(), config.optim, stage.layers_above())
+    return stage
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -212,10 +218,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
         if texts.left_out:
             share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
-            line = f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)"
-            say(line)
-        distillation = TextDistillation(model.adapter, recipe.distill)
-        parameter_groups(distillation.groups(), recipe.distill.optim)
+            say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
+        distillation = _distillation(recipe.distill, model.adapter)
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
         pairs, tuning = open_tuning(recipe.tune, samples, model, clip, llm, store, recipe.seed)

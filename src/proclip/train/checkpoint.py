@@ -93,7 +93,7 @@ class Checkpoints:
             return
         best = None if self.best is None else dataclasses.asdict(self.best)
         state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "best": best, **extra}
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()  # the copies are there
         self._writing = self._thread.submit(self._write, step, copies, json.loads(json.dumps(state)), self.best)
 
@@ -200,9 +200,8 @@ def load_checkpoint(path: Path, stage: nn.Module, optimizer: torch.optim.Optimiz
     if state["format_version"] != FORMAT_VERSION:
         raise ProclipError(f"{path}: format_version {state['format_version']}, this code reads {FORMAT_VERSION}")
     if state["processes"] != world_size() and is_main():
-        line = (
-            f"{path} was written by {state['processes']} processes, now there are {world_size()}: same data, same order"
-        )
+        now = "is 1" if world_size() == 1 else f"are {world_size()}"
+        line = f"{path} was written by {state['processes']} processes, now there {now}: same data, same order"
         print(line, file=sys.stderr, flush=True)
     load_stage(path, stage)
     _restore_optimizer(optimizer, _load(path / "optimizer.safetensors"), path / "optimizer.safetensors")

@@ -47,7 +47,7 @@ class Interruption:
         return flag
 
     def stop(self, where: str) -> NoReturn:
-        """End as the signal asks; `where` says what is saved.
+        """End as the signal asks; `where` says what is done and saved.
 
         Raises:
             KeyboardInterrupt: SIGINT came.

@@ -18,7 +18,7 @@ from ..data.batches import BatchSource, MicroBatches
 from ..distributed import check_alike, from_main, is_main, world_size
 from ..errors import ProclipError
 from .backward import backward
-from .checkpoint import Best, Checkpoints, checkpoint_path, latest_checkpoint, load_checkpoint, part_generators
+from .checkpoint import Best, Checkpoints, latest_checkpoint, load_checkpoint, part_generators
 from .interruption import Interruption
 from .metric_log import MetricLogger
 from .optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
@@ -87,9 +87,9 @@ def fit(
     trained, samples = spread.stage, source.batch_size * world_size()
     groups = parameter_groups(trained.groups(), optim, trained.layers_above())
     optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
-    plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total, "global_batch": samples}
+    plan = {"stage": name, "global_batch": samples, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
     check_alike(plan, "all must read the same data set")
-    start, seconds, metrics, best = _resume(folder, plan, trained, optimizer, scaler)
+    start, best, so_far = _resume(folder, plan, trained, optimizer, scaler)
     if is_main() and start < total:
         show_parameters(run_dir, name, groups)
     logger.start_stage(name, start)
@@ -97,14 +97,14 @@ def fit(
     checkpoints, interruption = Checkpoints(folder, keep=log.keep_checkpoints, best=best), Interruption()
     record = Record(
         name, total, source.steps_per_epoch, log.every_steps, scaler.is_enabled(), logger, progress, interruption,
-        checkpoints, seconds, metrics,
+        checkpoints, **so_far,
     )  # fmt: skip
     trained.train()
     with progress, frozen(groups), interruption, checkpoints:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            flag = interruption.flag(device)
-            record.add(step, lr, _train_step(spread, batch, optimizer, scaler, optim.grad_clip, flag))
+            scalars = _train_step(spread, batch, optimizer, scaler, optim.grad_clip, interruption.flag(device))
+            record.add(step, lr, scalars)
             due = [hook for hook in hooks if step % hook.every_steps == 0]
             last, save = step == total, step % log.checkpoint_every_steps == 0
             if not (due or last or save or interruption.signal):
@@ -113,13 +113,11 @@ def fit(
             best = _run_hooks(due, spread, record, step, log, checkpoints.best, all_ran=len(due) == len(hooks))
             if last or save or interruption.signal or best != checkpoints.best:
                 checkpoints.best = best
-                state = {"finished": last, "seconds": record.seconds, "metrics": record.metrics}
-                checkpoints.save(step, trained, optimizer, plan | state | {"scaler": scaler.state_dict()})
+                state = {"finished": last, "scaler": scaler.state_dict(), **record.state()}
+                checkpoints.save(step, trained, optimizer, plan | state)
             if interruption.signal:
                 checkpoints.wait()
-                interruption.stop(
-                    f"{name}: stopped after step {step} of {total}; {checkpoint_path(folder, step)} is written"
-                )
+                interruption.stop(f"{name}: stopped after step {step} of {total}; its checkpoint is written")
         checkpoints.wait()
     spread.gather()
     return FitResult(total, start, record.seconds, record.metrics, checkpoints.best)
@@ -152,19 +150,19 @@ def _train_step(
 
 def _resume(
     folder: Path, plan: Mapping[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> tuple[int, float, dict[str, float], Best | None]:
-    """Load the newest checkpoint: steps done, seconds spent, last metrics, best step; 0 and nothing without one."""
+) -> tuple[int, Best | None, dict[str, Any]]:
+    """Load the newest checkpoint: steps done, best step, state of the record; 0 and nothing without one."""
     path = from_main(latest_checkpoint(folder) if is_main() else None)
     if path is None:
         part_generators()
-        return 0, 0.0, {}, None
+        return 0, None, {}
     state = load_checkpoint(path, stage, optimizer)
     for key, wanted in plan.items():
-        if state.get(key, wanted) != wanted:  # that of a version before does not know its global batch
+        if state[key] != wanted:
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
     best = Best(**state["best"]) if state["best"] else None
-    return state["step"], state["seconds"], state["metrics"], best
+    return state["step"], best, {name: state[name] for name in ("seconds", "metrics")}
 
 
 def _batches(source: BatchSource[Any], start: int, total: int, device: torch.device) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Scalars:
     def __init__(self, terms: Mapping[str, Tensor]) -> None:
         numbers = all_reduce_mean(torch.stack([term.detach().float() for term in terms.values()]))
         self._names, self._numbers = tuple(terms), numbers.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if numbers.is_cuda else None
+        self._arrived = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record()
 
@@ -67,9 +68,9 @@ class Record:
     """Learns which signal the processes have got."""
     checkpoints: Checkpoints
     """Asked for the last good one."""
-    seconds: float
+    seconds: float = 0.0
     """Time of training so far."""
-    metrics: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
     """Of the last step that was read."""
     _late: tuple[int, float, Scalars] | None = field(default=None, init=False)
 
@@ -77,6 +78,10 @@ class Record:
         """Take the scalars of a step that is under way, and settle the step before."""
         self.settle()
         self._late = step, lr, scalars
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on with, as JSON values."""
+        return {"seconds": self.seconds, "metrics": self.metrics}
 
     def epoch(self, step: int) -> float:
         """Passes done after a step."""
