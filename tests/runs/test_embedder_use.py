@@ -133,7 +133,7 @@ def llm2vec(folder: Path, tiny_llm_path: Path) -> EmbedderConfig:
 
 
 @pytest.mark.parametrize("backend", [causal_lm, sentence_transformers, llm2vec])
-def test_the_llm_is_freed_before_the_teacher_embeds(
+def test_the_llm_and_the_teacher_are_never_in_memory_together(
     backend: Callable[[Path, Path], EmbedderConfig],
     recipe: Recipe,
     tmp_path: Path,
@@ -142,20 +142,26 @@ def test_the_llm_is_freed_before_the_teacher_embeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "llm").mkdir()
-    alive: list[object] = []
-    encode = Clip.encode
+    teachers: list[weakref.ref[Clip]] = []
+    encode, load = Clip.encode, embedder_module.load_embedder
 
     def encoding(clip: Clip, texts: Sequence[str]) -> Encoded:
-        alive.extend(ref() for ref in loaded)
+        assert not loaded
+        teachers.append(weakref.ref(clip))
         return encode(clip, texts)
 
+    def loading(config: EmbedderConfig, device: str = "cpu") -> Any:
+        assert [ref() for ref in teachers] == [None]
+        return load(config, device)
+
     monkeypatch.setattr(Clip, "encode", encoding)
+    monkeypatch.setattr(embedder_module, "load_embedder", loading)
     gc.disable()  # nothing but the run itself may collect what libraries leave in cycles
     try:
         embed_recipes([replace(recipe, embedder=backend(tmp_path / "llm", tiny_llm_path))])
     finally:
         gc.enable()
-    assert alive == [None] and [ref() for ref in loaded] == [None]
+    assert teachers and [ref() for ref in loaded] == [None]
 
 
 def test_no_llm_stays_after_evaluation(

@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import compress, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..errors import ProclipError
-from ..files import name_file, replacing
+from ..files import name_file
 from .key_table import Ints, KeyTable, digests, first_places
-from .mapped_file import Layout, map_tensors
+from .mapped_file import Layout, map_tensors, write_tensors
 from .store import changed_since
 from .store_folder import index_of, shard_name, start, table_name
 from .store_format import STORED_DTYPES, Manifest, ShardEntry, TableEntry, bits
@@ -187,21 +186,19 @@ def clear(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is remembered of captions that were looked at, [n] each: 36 bytes and the key."""
+    """What is remembered of captions that were looked at: the bytes of the keys and 52 bytes each."""
 
-    hashes: Ints
-    """[n, 2], of the keys."""
-    texts: Ints
-    """[n, 2], of the texts."""
+    keys: KeyTable
+    """With the hashes of the texts, and no rows yet."""
     lengths: NDArray[np.int32]
-    """Characters; 0 where the caption is left out."""
+    """[n], characters of each text; 0 where the caption is left out."""
 
     @property
     def digest(self) -> str:
         """Of all of them, in order."""
         digest = sha256()
-        for part in (self.hashes, self.texts, self.lengths):
-            digest.update(np.ascontiguousarray(part))
+        for part in (self.keys.hashes, self.keys.texts, self.lengths):
+            digest.update(part.data)
         return digest.hexdigest()
 
 
@@ -231,63 +228,70 @@ def make_plan(folder: Path, wanted: Manifest, captions: Sequence[tuple[str, str]
             manifest = Manifest.read(folder)
             name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, CHUNK]).encode()).hexdigest()
     clear(folder)
-    return _new_plan(folder, manifest, captions, seen, name)
+    return _new_plan(folder, manifest, seen, name)
 
 
 def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
-    count = len(captions)
-    seen = _Seen(np.empty((count, 2), np.int64), np.empty((count, 2), np.int64), np.empty(count, np.int32))
-    remaining, first = iter(captions), 0
+    count, first = len(captions), 0
+    hashes, texts_of = np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
+    lengths, key_lengths, content = np.empty(count, np.int32), np.empty(count, np.int64), bytearray()
+    remaining = iter(captions)
     while chunk := list(islice(remaining, READ)):
         keys, texts = zip(*chunk, strict=True)
         for key, text in chunk:
             if not text.strip():
                 raise ProclipError(f"caption {key!r} is empty: leave it out, or give it words")
-        last = first + len(chunk)
-        seen.hashes[first:last], seen.texts[first:last] = digests(keys), digests(texts)
-        seen.lengths[first:last] = [len(text) for text in texts]
+        own = slice(first, first + len(chunk))
+        encoded = [key.encode() for key in keys]
+        content += b"".join(encoded)
+        key_lengths[own], lengths[own] = [len(key) for key in encoded], [len(text) for text in texts]
+        hashes[own], texts_of[own] = digests(keys), digests(texts)
         if skip is not None:
-            seen.lengths[first:last][np.asarray(skip(texts), dtype=np.bool_)] = 0
-        first = last
-    return seen
+            lengths[own][np.asarray(skip(texts), dtype=np.bool_)] = 0
+        first += len(chunk)
+    ends, rows = np.cumsum(key_lengths, out=key_lengths), np.full(count, -1)
+    return _Seen(KeyTable(np.frombuffer(content, dtype=np.uint8), ends, hashes, texts_of, rows), lengths)
 
 
-def _new_plan(folder: Path, manifest: Manifest, captions: Sequence[tuple[str, str]], seen: _Seen, name: str) -> Plan:
+def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str) -> Plan:
+    is_new = _new_captions(folder, manifest, seen)
+    table, lengths = (seen.keys, seen.lengths) if is_new.all() else (seen.keys.only(is_new), seen.lengths[is_new])
     tables = manifest.key_tables(folder)
-    found = index_of(folder, manifest, write=True).find(seen.hashes)
-    wanted = seen.lengths > 0
-    changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != seen.texts[:, 0])
-    if changed.any():
-        raise ProclipError(changed_since(captions[int(changed.argmax())][0], folder))
-    first = first_places(seen.hashes)
-    twice = (seen.texts != seen.texts[first]).any(axis=1)
-    if twice.any():
-        raise ProclipError(f"caption {captions[int(twice.argmax())][0]!r} stands twice, with different texts")
-    new = np.flatnonzero(wanted & (found.rows < 0) & (first == np.arange(len(first))))
-    known = np.concatenate([table.texts for table in tables]) if tables else np.empty((0, 2), np.int64)
-    known_rows = np.concatenate([table.rows for table in tables]) if tables else np.empty(0, np.int64)
-    complete = np.flatnonzero(known.all(axis=1))  # where the whole hash of the text is known
-    leader = first_places(np.concatenate([known[complete], seen.texts[new]]))[len(complete) :]
-    own = leader - len(complete)  # place among the new, of the first with this text; negative: the store has it
-    leads = own == np.arange(len(new))
-    leaders = np.flatnonzero(leads)
-    order = leaders[np.lexsort((leaders, -seen.lengths[new[leaders]], np.arange(len(leaders)) // WINDOW))]
-    row_of = np.empty(len(new), dtype=np.int64)
-    row_of[order] = manifest.rows + np.arange(len(order))
-    rows, stored = np.empty(len(new), dtype=np.int64), own < 0
-    rows[stored], rows[~stored] = known_rows[complete[leader[stored]]], row_of[own[~stored]]
+    known = np.concatenate([t.texts for t in tables]) if tables else np.empty((0, 2), np.int64)
+    known_rows = np.concatenate([t.rows for t in tables]) if tables else np.empty(0, np.int64)
+    complete = known.all(axis=1)  # where the whole hash of the text is known
+    known, known_rows = known[complete], known_rows[complete]
+    # For each new caption, the place of the first with its text among the new; negative: the store has the text.
+    leader = first_places(np.concatenate([known, table.texts]))[len(known) :] - len(known)
+    leaders = np.flatnonzero(leader == np.arange(len(leader)))
+    order = leaders[np.lexsort((leaders, -lengths[leaders], np.arange(len(leaders)) // WINDOW))]
     _check_room(folder, len(order) * manifest.dim, manifest.dtype)
-    is_new = np.zeros(len(captions), dtype=np.bool_)
-    is_new[new] = True
-    keys = [key for key, _ in compress(captions, is_new)] if len(new) else []
-    table = KeyTable.of(keys, seen.texts[new], rows)
+    stored = leader < 0
+    table.rows[order] = manifest.rows + np.arange(len(order))
+    table.rows[~stored] = table.rows[leader[~stored]]
+    table.rows[stored] = known_rows[leader[stored]]
     table.write(folder / KEYS)
-    plan = Plan(folder, manifest, new[order], int(wanted.sum()) - len(new), len(new))
+    kept = int((seen.lengths > 0).sum()) - len(table)
+    plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table))
     plan.layout.create(folder / VECTORS)
-    with replacing(folder / PLAN) as draft:  # the last: with it the plan stands
-        metadata = {"name": name, "state": manifest.state, "kept": str(plan.kept), "keys": str(plan.keys)}
-        save_file({"sources": plan.sources}, draft, metadata=metadata)
+    metadata = {"name": name, "state": manifest.state, "kept": str(kept), "keys": str(len(table))}
+    write_tensors(folder / PLAN, {"sources": plan.sources}, metadata)  # the last: with it the plan stands
     return plan
+
+
+def _new_captions(folder: Path, manifest: Manifest, seen: _Seen) -> NDArray[np.bool_]:
+    """Which captions the store does not hold and that did not stand before, [n]."""
+    found, texts = index_of(folder, manifest, write=True).find(seen.keys.hashes), seen.keys.texts
+    wanted = seen.lengths > 0
+    changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[:, 0])
+    if changed.any():
+        raise ProclipError(changed_since(seen.keys.key(int(changed.argmax())), folder))
+    first = first_places(seen.keys.hashes)
+    twice = (texts != texts[first]).any(axis=1)
+    if twice.any():
+        raise ProclipError(f"caption {seen.keys.key(int(twice.argmax()))!r} stands twice, with different texts")
+    is_new: NDArray[np.bool_] = wanted & (found.rows < 0) & (first == np.arange(len(first)))
+    return is_new
 
 
 def _check_room(folder: Path, values: int, dtype: str) -> None:

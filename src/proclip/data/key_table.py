@@ -15,11 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from ..errors import ProclipError
-from ..files import replacing
-from .mapped_file import map_tensors
+from .mapped_file import map_tensors, write_tensors
 
 Ints = NDArray[np.int64]
 INDEX = "index.safetensors"
@@ -91,8 +89,7 @@ class KeyTable:
 
     def write(self, path: Path) -> None:
         """Write it, atomically."""
-        with replacing(path) as draft:
-            save_file({name: getattr(self, name) for name in self.__dataclass_fields__}, draft)
+        write_tensors(path, {name: getattr(self, name) for name in self.__dataclass_fields__})
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -113,8 +110,10 @@ class KeyTable:
 
     def only(self, kept: NDArray[np.bool_]) -> KeyTable:
         """The table of some of the keys."""
-        keys = [key for key, keep in zip(self, kept.tolist(), strict=True) if keep]
-        return KeyTable.of(keys, self.texts[kept], self.rows[kept])
+        lengths = np.diff(self.ends, prepend=0)
+        content = self.key_bytes[np.repeat(kept, lengths)]
+        ends = np.cumsum(lengths[kept])
+        return KeyTable(content, ends, self.hashes[kept], self.texts[kept], self.rows[kept])
 
 
 class Found(NamedTuple):
@@ -183,9 +182,8 @@ class KeyIndex:
 
     def write(self, folder: Path, state: str) -> None:
         """Write it into a store's folder, atomically."""
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in self.__dataclass_fields__}
-        with replacing(folder / INDEX) as draft:
-            save_file(tensors, draft, metadata={"state": state})
+        tensors = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        write_tensors(folder / INDEX, tensors, {"state": state})
 
     def __len__(self) -> int:
         return len(self.high)

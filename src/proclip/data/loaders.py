@@ -113,8 +113,8 @@ class DistillBatches:
         pairs = [(caption_key(s.key, own), caption_key(s.key, other)) for s in samples for own, other in targets]
         self.llm, self.teacher = llm, teacher
         for store, columns in zip((llm, teacher), zip(*targets, strict=True), strict=True):
-            captions = ((caption_key(s.key, column), s.captions[column]) for s in samples for column in columns)
-            store.check((key, text) for key, text in captions if store is llm or key not in left_out)
+            captions = {caption_key(s.key, column): s.captions[column] for s in samples for column in columns}
+            store.check({key: text for key, text in captions.items() if store is llm or key not in left_out})
         self._llm_keys = [own for own, _ in pairs]
         kept = [pair for pair in pairs if pair[1] not in left_out]
         self.texts, self.left_out = len(pairs), len(pairs) - len(kept)
@@ -160,9 +160,9 @@ class TuneBatches:
     ) -> None:
         check_captions(samples, config.captions)
         self._keys = [caption_key(s.key, column) for s in samples for column in config.captions]
-        llm.check((caption_key(s.key, column), s.captions[column]) for s in samples for column in config.captions)
-        if teacher is not None:
-            teacher.find([s.key for s in samples])  # raises where one is missing, naming the key and the store
+        llm.check({caption_key(s.key, column): s.captions[column] for s in samples for column in config.captions})
+        if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
+            teacher.rows([absent])  # raises, naming the key and the store
         self.llm, self.teacher = llm, teacher
         self._images = _Images(config.captions, preprocess, config.augment, seed)
         self._order = _Order(samples, config.batch_size, seed, "images")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ProclipError
+from ..files import replacing
 
 Array = NDArray[Any]
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8, "U8": np.uint8, "I64": np.int64,
@@ -68,11 +69,12 @@ class Layout:
     """Bytes of the file."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> Layout:
+    def of(cls, tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str] | None = None) -> Layout:
         """Lay tensors out one after the other, the first at the beginning of a page.
 
         Args:
             tensors: name -> type as safetensors names it, and shape.
+            metadata: texts for the header.
         """
         header: dict[str, Any] = {}
         widths, end = {}, 0
@@ -80,10 +82,10 @@ class Layout:
             widths[name] = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
             start, end = end, end + shape[0] * widths[name]
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
+        text = json.dumps({"__metadata__": metadata, **header} if metadata else header).encode()
         length = -(-(8 + len(text)) // PAGE) * PAGE - 8
         first = 8 + length
-        places = {name: (first + header[name]["data_offsets"][0], widths[name]) for name in header}
+        places = {name: (first + header[name]["data_offsets"][0], width) for name, width in widths.items()}
         return cls(length.to_bytes(8, "little") + text.ljust(length), places, first + end)
 
     def create(self, path: Path) -> None:
@@ -102,7 +104,17 @@ class Layout:
             rows: [n, ...].
         """
         start, width = self.places[name]
-        content = memoryview(np.ascontiguousarray(rows)).cast("B") if rows.size else memoryview(b"")
+        content = memoryview(rows.tobytes())
         done = 0
         while done < len(content):
             done += os.pwrite(file, content[done:], start + first * width + done)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """Write arrays as a safetensors file without a copy of them in memory; the file is there whole or not at all."""
+    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
+    layout = Layout.of({name: (names[array.dtype], array.shape) for name, array in tensors.items()}, metadata)
+    with replacing(path) as draft, draft.open("wb") as file:
+        file.write(layout.header)
+        for array in tensors.values():
+            array.tofile(file)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import final
+from typing import Any, final
 
 import torch.distributed as dist
 
@@ -27,15 +27,15 @@ class SharedWork:
 
     def __init__(self) -> None:
         self._own: Counter[str] = Counter()
-        self._store: dist.TCPStore | None = None
+        self._store: Any = None
         if distributed.world_size() > 1:
             host = os.environ.get("MASTER_ADDR", "localhost")
             if distributed.is_main():
-                self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+                self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
             port = [self._store.port if self._store is not None else 0]
             dist.broadcast_object_list(port, src=0)
             if self._store is None:
-                self._store = dist.TCPStore(host, port[0], is_master=False, timeout=timedelta(minutes=1))
+                self._store = dist.TCPStore(host, port[0], timeout=timedelta(minutes=1))  # type: ignore[attr-defined]
 
     def add(self, name: str, count: int) -> int:
         """Add to a counter; its value afterwards.

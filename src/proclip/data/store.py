@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -187,20 +187,20 @@ class EmbeddingStore:
         order = np.argsort(rows)
         shard_of = np.searchsorted(self._starts, rows[order], side="right") - 1
         bounds = [*np.flatnonzero(np.diff(shard_of, prepend=-1)).tolist(), len(rows)]
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             number, places = int(shard_of[first]), order[first:last]
             yield places, self._shards[number], rows[places] - self._starts[number]
 
-    def check(self, captions: Iterable[tuple[str, str]]) -> None:
+    def check(self, captions: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
         """Refuse captions that were not embedded, or that have changed since.
 
         Args:
-            captions: pairs of key and text; a generator is read bit by bit.
+            captions: keys and texts; pairs from a generator are read bit by bit.
 
         Raises:
             ProclipError: a key is not in the store, or the text embedded under it is another one.
         """
-        remaining = iter(captions)
+        remaining = iter(captions.items() if isinstance(captions, Mapping) else captions)
         while chunk := list(islice(remaining, CHECKED)):
             keys, texts = zip(*chunk, strict=True)
             known = self._found(keys).texts
@@ -217,7 +217,7 @@ class EmbeddingStore:
         Raises:
             ProclipError: a file is not what was written.
         """
-        entries = (*self.manifest.shards, *self.manifest.tables)
+        entries = self.manifest.files
         for number, entry in enumerate(entries, start=1):
             if hash_of(self.folder / entry.file) != entry.sha256:
                 raise ProclipError(

@@ -146,9 +146,14 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def files(self) -> list[ShardEntry | TableEntry]:
+        """All that it names."""
+        return [*self.shards, *self.tables]
+
+    @property
     def state(self) -> str:
         """Changes whenever a file does: what an index is made from."""
-        return state_of((entry.file, entry.sha256) for entry in (*self.shards, *self.tables))
+        return state_of((entry.file, entry.sha256) for entry in self.files)
 
     def key_tables(self, folder: Path) -> list[KeyTable]:
         """All tables of keys; those of the first version are read from its shards.
@@ -168,7 +173,7 @@ class Manifest:
         Raises:
             ProclipError: the message names the file.
         """
-        for entry in (*self.shards, *self.tables):
+        for entry in self.files:
             path = folder / entry.file
             try:
                 size = path.stat().st_size

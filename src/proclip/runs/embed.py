@@ -34,6 +34,8 @@ from .recipes import pick_device
 _log = logging.getLogger(__name__)
 
 
+PLAIN_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal."""
 Column = tuple[str, str]
 """A split and a caption column."""
 
@@ -198,13 +200,22 @@ def progress(what: str, unit: str = "texts") -> Iterator[Progress]:
 
 @contextmanager
 def embedding_progress(what: str) -> Iterator[Report]:
-    """A progress bar of all processes' texts, with their rates over the run and the time left at them."""
+    """Progress of all processes' texts, with their rates over the run and the time left at them.
+
+    A bar on a terminal, a plain line now and then elsewhere.
+    """
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts {task.fields[rates]}"))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task, rates = bar.add_task(what, total=None, rates=""), Rates()
+    console, rates, told = Console(stderr=True), Rates(), [time.monotonic()]
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, rates="")
 
         def report(done: int, total: int, tokens: int) -> None:
-            bar.update(task, completed=done, total=total, rates=rates(done, total, tokens, time.monotonic()))
+            now = time.monotonic()
+            found = rates(done, total, tokens, now)
+            bar.update(task, completed=done, total=total, rates=found)
+            if not console.is_terminal and now - told[0] > PLAIN_SECONDS:
+                told[0] = now
+                console.print(f"{what}: {done:,} of {total:,} texts, {found}", highlight=False, soft_wrap=True)
 
         yield report
 

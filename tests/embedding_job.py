@@ -1,0 +1,115 @@
+"""Embeds in processes of its own, which are killed at random moments and started again; what is left is compared.
+
+python embedding_job.py FOLDER PROCESSES KILLS SEED [MODEL]
+
+Imports are done once; each run is a fork of this process. As torchrun does, the others get SIGTERM when one dies.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fake_embedder import FakeEmbedder
+
+from proclip.config import EmbedderConfig
+from proclip.data import embed_plan
+from proclip.embed import embed_captions
+from proclip.errors import ProclipError
+from proclip.models.embedder import Encoded, TextEmbedder, load_embedder
+from proclip.runs.embed import stopping
+
+CAPTIONS = [(f"{n}#short", f"{'a rather ' * (n * 7 % 11)}long text {n % 450}") for n in range(600)]
+LONGEST_RUN = 60.0
+
+
+class Slow(FakeEmbedder):
+    """Takes its time, so that a kill comes in the middle."""
+
+    def encode(self, texts: Any) -> Encoded:
+        time.sleep(0.002)
+        return super().encode(texts)
+
+
+def start(embedder: TextEmbedder, folder: Path, number: int, processes: int, meeting: Path) -> int:
+    """One process of a run; its id."""
+    if process := os.fork():
+        return process
+    status = 1
+    try:
+        with stopping():
+            if processes > 1:
+                dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=processes)
+            embed_captions(CAPTIONS, embedder, folder, "float16")
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except (ProclipError, RuntimeError):  # another process is gone
+        status = 2
+    finally:
+        os._exit(status)
+
+
+def run(embedder: TextEmbedder, folder: Path, processes: int, kill_after: float | None = None) -> bool:
+    """A run, of which one process is killed after some seconds; whether it came to its end before."""
+    meeting = folder.parent / f"meeting-{time.monotonic_ns()}"
+    running = {start(embedder, folder, number, processes, meeting): number for number in range(processes)}
+    begin, victim, codes = time.monotonic(), random.choice(list(running)), []
+    while running:
+        if kill_after is not None and time.monotonic() - begin > kill_after and victim in running:
+            os.kill(victim, signal.SIGKILL)
+        if time.monotonic() - begin > LONGEST_RUN:
+            raise TimeoutError(f"{running} do not end")
+        process, status = os.waitpid(-1, os.WNOHANG)
+        if not process:
+            time.sleep(0.001)
+            continue
+        del running[process]
+        codes.append(os.waitstatus_to_exitcode(status))
+        if codes[-1]:
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    if kill_after is None and any(codes):
+        raise SystemExit(f"exit codes {codes}")
+    return not any(codes)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything that a run leaves but its lock."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def main() -> None:
+    """Kill until there were enough kills, and compare whenever a run has come to its end."""
+    folder, processes, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    random.seed(int(sys.argv[4]))
+    torch.set_num_threads(1)
+    embed_plan.WINDOW, embed_plan.CHUNK, embed_plan.SYNC_SECONDS = 32, 6, 0.0
+    embedder: TextEmbedder = Slow()
+    if len(sys.argv) > 5:
+        embedder = load_embedder(EmbedderConfig(model=sys.argv[5], dtype="float32", layer=1))
+    begin = time.monotonic()
+    run(embedder, folder / "whole", 1)
+    seconds, whole = time.monotonic() - begin, files(folder / "whole")
+    done = ends = 0
+    while done < kills or not ends:
+        killed = folder / f"killed-{ends}"
+        after = random.uniform(0, seconds) if done < kills else None
+        ended = run(embedder, killed, processes, after)
+        done += after is not None and not ended
+        if ended:
+            ends += 1
+            if files(killed) != whole:
+                raise SystemExit(f"{killed} differs from {folder / 'whole'}")
+    print(f"{done} kills, {ends} runs ended")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""``proclip embed`` on recipes: columns added later, processes of torchrun, signals, and what is printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proclip.config import DataConfig, DistillConfig, EmbedderConfig, Recipe, TuneConfig
+from proclip.data import embed_plan
+from proclip.data.store import EmbeddingStore
+from proclip.models.clip import Clip
+from proclip.models.embedder import Encoded, LazyEmbedder
+from proclip.runs.embed import Rates, embed_recipes, stopping
+
+RECIPE = """
+name = "tiny"
+clip = "{clip}"
+
+[embedder]
+model = "{llm}"
+dtype = "float32"
+layer = 1
+
+[data]
+dataset = "{world}"
+store = "{store}"
+
+[distill]
+captions = ["short", "name_de"]
+"""
+
+
+@pytest.fixture
+def recipe(tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Path) -> Recipe:
+    return Recipe(
+        name="tiny",
+        clip=str(tiny_clip_path),
+        embedder=EmbedderConfig(model=str(tiny_llm_path), dtype="float32", layer=1),
+        data=DataConfig(dataset=str(tiny_world), store=str(tmp_path / "store")),
+        distill=DistillConfig(captions=("short",)),
+        tune=TuneConfig(captions=("short",)),
+    )
+
+
+def test_a_column_and_a_language_added_later_cost_only_themselves(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[str]] = {"llm": [], "teacher": []}
+    for kind, name in ((LazyEmbedder, "llm"), (Clip, "teacher")):
+
+        def encoding(self: object, texts: Sequence[str], name: str = name, encode=kind.encode) -> Encoded:
+            seen[name] += texts
+            return encode(self, texts)
+
+        monkeypatch.setattr(kind, "encode", encoding)
+    embed_recipes([recipe])
+    first = {name: set(texts) for name, texts in seen.items()}
+    assert first["llm"] == first["teacher"] and len(first["llm"]) == len(seen["llm"])
+    assert recipe.distill is not None and recipe.tune is not None
+    later = replace(
+        recipe,
+        distill=replace(recipe.distill, captions=("name_de", "short"), teacher_captions={"name_de": "short"}),
+        tune=replace(recipe.tune, captions=("short", "long")),
+    )
+    for texts in seen.values():
+        texts.clear()
+    embed_recipes([later])
+    assert seen["teacher"] == [] and not set(seen["llm"]) & first["llm"]
+    store = EmbeddingStore.open(tmp_path / "store" / "llm")
+    assert {key.partition("#")[2] for key in store.keys} == {"short", "name_de", "long"}
+    assert store.manifest.rows == len(first["llm"]) + len(seen["llm"])
+    seen["llm"].clear()
+    embed_recipes([recipe, later])
+    assert seen == {"llm": [], "teacher": []}
+
+
+def test_rates_are_those_of_this_run() -> None:
+    rates = Rates()
+    assert rates(1000, 5000, 0, 50.0) == ""
+    assert rates(1600, 5000, 6000, 52.0) == "300 texts/s, 3,000 tokens/s, 0:00:11 left"
+    assert Rates()(10, 20, 0, 0.0) == ""
+
+
+def test_a_first_signal_stops_and_a_second_does_not_disturb() -> None:
+    saved = []
+    with pytest.raises(KeyboardInterrupt), stopping():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            saved.append(True)
+    assert saved
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_torchrun_writes_what_one_process_writes(
+    recipe: Recipe, tmp_path: Path, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path
+) -> None:
+    folders = []
+    for processes in (1, 2):
+        store, path = tmp_path / f"store-{processes}", tmp_path / f"{processes}.toml"
+        path.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
+        small = f"import proclip.data.embed_plan as p; p.WINDOW, p.CHUNK = {(5, 2)}"
+        (tmp_path / "command.py").write_text(f"{small}\nfrom proclip.cli import main\nraise SystemExit(main())\n")
+        launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+        done = subprocess.run(
+            [*launch, str(tmp_path / "command.py"), "embed", str(path)],
+            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("captions embedded from") == 2  # by one process, of each store
+        folders.append(store)
+    one, two = (
+        {str(p.relative_to(f)): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file() and p.name != ".lock"}
+        for f in folders
+    )
+    assert one == two
+    assert embed_plan.WINDOW > 5
