@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import ProclipError
 
@@ -85,14 +86,15 @@ def launched() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _on():
         yield
         return
-    store, number, world = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
-    failures = dist.PrefixStore("proclip/failures", store)
+    store, number, world = next(rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
+    failures = dist.PrefixStore("proclip/failures", store)  # type: ignore[attr-defined]
     try:
         device = _own_gpu()
+        backend = "cpu:gloo,cuda:nccl" if device else "gloo"
+        meeting = dist.PrefixStore("proclip/group", store)  # type: ignore[attr-defined]
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device else "gloo", store=dist.PrefixStore("proclip", store), rank=number,
-            world_size=world, timeout=PATIENCE, device_id=device,
-        )  # fmt: skip
+            backend, store=meeting, rank=number, world_size=world, timeout=PATIENCE, device_id=device
+        )
         yield
     except Exception:
         if failures.add("count", 1) > 1:

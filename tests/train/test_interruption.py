@@ -94,9 +94,8 @@ def test_a_signal_on_which_nobody_acted_is_not_lost() -> None:
 
 @pytest.mark.parametrize(
     ("error", "status", "line"),
-    [(Preempted("tune: stopped after step 7 of 9; its checkpoint is written"), 0,
-      "proclip: SIGTERM: tune: stopped after step 7 of 9; its checkpoint is written; the same command goes on from "
-      "there\n"),
+    [(Preempted("tune: stopped after step 7 of 9"), 0,
+      "proclip: SIGTERM: tune: stopped after step 7 of 9; the same command goes on from there\n"),
      (Preempted(""), 0, ""),
      (KeyboardInterrupt(), 130, "proclip: interrupted; the same command goes on from here\n")],
 )  # fmt: skip

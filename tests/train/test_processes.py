@@ -93,7 +93,7 @@ def test_training_moves_what_is_compared(kind: str, tmp_path: Path) -> None:
     before, after = several.make_stage(kind).state_dict(), saved(tmp_path, kind)
     still = {name for name, tensor in before.items() if torch.allclose(tensor, after[name], atol=1e-3)}
     assert still <= {"adapter.input_mean", "adapter.input_std", "image_tower.idle", "teacher.idle"} | {
-            name for name in before if (kind == "last block" and ".embed" in name) or "_blocks.0" in name
+            name for name in before if kind == "last block" and (".embed" in name or "_blocks.0" in name)
         } | {name for name in before if kind == "frozen" and name.endswith("embed.bias")}  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..config import LogConfig, Recipe
+from ..config import DistillConfig, LogConfig, Recipe
 from ..data.broken import BrokenImages
 from ..data.dataset import ImageCaptions, check_images
 from ..data.loaders import DistillBatches, PretrainBatches
@@ -97,7 +97,7 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
     bias = first_bias(recipe.tune, clip) if recipe.tune else None
     model = ProCLIP(clip.image_tower, adapter, clip.logit_scale, clip.preprocess, recipe.embedder, logit_bias=bias)
     if recipe.distill:
-        parameter_groups(TextDistillation(adapter, recipe.distill).groups(), recipe.distill.optim)
+        _distillation(recipe.distill, adapter)
     if recipe.tune:
         tuning_stage(recipe.tune, model)
 
@@ -192,8 +192,7 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
         samples, clip.tokenizer, clip.preprocess, config, recipe.seed, recipe.data, folder / BROKEN
     )
     cut, texts = source.truncated()
-    line = f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut"
-    say(line)
+    say(f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut")
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger, hooks=[_counting(source.broken, recipe.log)])  # fmt: skip
@@ -208,6 +207,13 @@ def _data_digests(recipe: Recipe, data: ImageCaptions) -> dict[str, str]:
         name: data.select(stage.split, read_captions(stage)).digest(tuple(stage.captions))
         for name, stage in stages.items() if stage is not None
     }  # fmt: skip
+
+
+def _distillation(config: DistillConfig, adapter: Adapter) -> TextDistillation:
+    """Stage 1 of an adapter, its parameter rules checked."""
+    stage = TextDistillation(adapter, config)
+    parameter_groups(stage.groups(), config.optim, stage.layers_above())
+    return stage
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -236,10 +242,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
         if texts.left_out:
             share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
-            line = f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)"
-            say(line)
-        distillation = TextDistillation(model.adapter, recipe.distill)
-        parameter_groups(distillation.groups(), recipe.distill.optim)
+            say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
+        distillation = _distillation(recipe.distill, model.adapter)
     if recipe.tune:
         pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN)
     evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None

@@ -87,7 +87,7 @@ def fit(
     trained, samples = spread.stage, source.batch_size * world_size()
     groups = parameter_groups(trained.groups(), optim, trained.layers_above())
     optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
-    plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total, "global_batch": samples}
+    plan = {"stage": name, "global_batch": samples, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
     check_alike(plan, "all must read the same data set")
     start, best, so_far = _resume(folder, plan, trained, optimizer, scaler)
     if is_main() and start < total:
@@ -158,7 +158,7 @@ def _resume(
         return 0, None, {}
     state = load_checkpoint(path, stage, optimizer)
     for key, wanted in plan.items():
-        if state.get(key, wanted) != wanted:  # that of a version before does not know its global batch
+        if state[key] != wanted:
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
     best = Best(**state["best"]) if state["best"] else None
