@@ -14,7 +14,18 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from proclip.distributed import all_reduce_mean, barrier, gather, is_main, rank, world_size
+from proclip.distributed import (
+    all_reduce_mean,
+    all_reduce_sum,
+    barrier,
+    check_alike,
+    from_main,
+    gather,
+    is_main,
+    own_rows,
+    rank,
+    world_size,
+)
 from proclip.errors import ProclipError
 from proclip.losses import contrastive_loss, distillation_loss, sigmoid_loss
 
@@ -46,17 +57,18 @@ def losses_and_gradients(of: slice) -> dict[str, Tensor]:
     image_embeds = gather(F.normalize(rows["image"] @ weights["image_weight"], dim=-1))
     text_embeds = gather(F.normalize(rows["text"] @ weights["text_weight"], dim=-1))
     ids = {name: gather(rows[name]) for name in ("image_ids", "text_ids")}
-    regulariser = distillation_loss(image_embeds, gather(rows["teacher"]), reduction="paper").loss
+    part = own_rows(len(rows["image"]))
+    regulariser = distillation_loss(image_embeds, gather(rows["teacher"]), reduction="paper", rows=part).loss
     scalars = weights["logit_scale"], weights["logit_bias"]
     losses = {
-        "sigmoid": sigmoid_loss(image_embeds, text_embeds, *scalars, **ids),
-        "contrastive": contrastive_loss(image_embeds, text_embeds, weights["logit_scale"], **ids),
+        "sigmoid": sigmoid_loss(image_embeds, text_embeds, *scalars, **ids, rows=part),
+        "contrastive": contrastive_loss(image_embeds, text_embeds, weights["logit_scale"], **ids, rows=part),
         "structure": distillation_loss(
-            text_embeds, gather(rows["teacher"]), instance_weight=0.0, reduction="paper"
+            text_embeds, gather(rows["teacher"]), instance_weight=0.0, reduction="paper", rows=part
         ).loss,
     }
     losses["tune"] = losses["contrastive"] + 0.1 * regulariser
-    found = {name: loss.detach() for name, loss in losses.items()}
+    found = {name: all_reduce_mean(loss) for name, loss in losses.items()}
     for name, loss in losses.items():
         for weight, parameter in weights.items():
             (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
@@ -68,6 +80,14 @@ def losses_and_gradients(of: slice) -> dict[str, Tensor]:
 def expect_error(tensor: Tensor) -> str:
     try:
         gather(tensor)
+    except ProclipError as error:
+        return str(error)
+    return ""
+
+
+def expect_difference(values: dict[str, int]) -> str:
+    try:
+        check_alike(values, "why")
     except ProclipError as error:
         return str(error)
     return ""
@@ -90,11 +110,14 @@ def work(number: int, folder: str) -> None:
             **losses_and_gradients(slice(number * B, (number + 1) * B)),
             "gathered": everyone.detach(), "adjoint": x.grad, "strided": gather(column),
             "mean": all_reduce_mean(torch.tensor([float(number), 4.0])),
+            "sum": all_reduce_sum(torch.tensor([float(number), 4.0])),
         }  # fmt: skip
         notes = {
             "who": f"{rank()} of {world_size()}, main: {is_main()}",
             "uneven": expect_error(torch.ones(B + number, 2)), "uneven_width": expect_error(torch.ones(B, 2 + number)),
             "empty": expect_error(torch.ones(0, 2)), "scalar": expect_error(torch.tensor(1.0)),
+            "alike": expect_difference({"a": 1, "b": 2}), "differ": expect_difference({"a": 1, "b": number}),
+            "from main": str(from_main(number)),
         }  # fmt: skip
         save_file(tensors, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}.json").write_text(json.dumps(notes))
@@ -137,7 +160,7 @@ def test_gather_keeps_the_order_of_ranks_and_its_backward_is_the_adjoint(tensors
         assert found["gathered"].tolist() == [[1.0, 1.0]] * B + [[2.0, 2.0]] * B
         assert found["adjoint"].tolist() == [[3.0, 3.0]] * B
         assert found["strided"].tolist() == [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]
-        assert found["mean"].tolist() == [0.5, 4.0]
+        assert found["mean"].tolist() == [0.5, 4.0] and found["sum"].tolist() == [1.0, 8.0]
 
 
 def test_who_is_who(notes: list[dict[str, str]]) -> None:
@@ -151,9 +174,17 @@ def test_uneven_sizes_are_an_error_on_every_process(notes: list[dict[str, str]])
         assert "at least one" in found["empty"] and "at least one" in found["scalar"]
 
 
+def test_what_processes_must_agree_on(notes: list[dict[str, str]]) -> None:
+    for found in notes:
+        assert found["alike"] == "" and found["from main"] == "0"
+        assert found["differ"] == "the processes differ in b (by rank: 0, 1): why"
+
+
 def test_one_process_is_the_identity() -> None:
     x = torch.ones(2, 3, requires_grad=True)
     assert (rank(), world_size(), is_main()) == (0, 1, True)
     assert gather(x) is x
     assert torch.equal(all_reduce_mean(x), torch.ones(2, 3)) and not all_reduce_mean(x).requires_grad
+    assert own_rows(2) is None and from_main(7) == 7
+    check_alike({"a": 1}, "why")
     barrier()

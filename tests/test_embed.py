@@ -1,3 +1,5 @@
+"""Captions to a store: each text once, whoever computes it, however often the run is stopped."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,66 +8,181 @@ from typing import Any
 import pytest
 import torch
 from fake_embedder import FakeEmbedder, vector
+from safetensors.torch import load_file
 
-from proclip import embed as embed_module
+from proclip.data import embed_plan
 from proclip.data.store import EmbeddingStore, StoreWriter
+from proclip.data.store_folder import lock
 from proclip.embed import embed_captions
 from proclip.errors import ProclipError
 
 ROWS = [("a#short", "a cat"), ("b#short", "a dog"), ("c#short", "a cat"), ("a#long", "a long text about a cat")]
+MANY = [(f"{n}#short", f"{'very ' * (n % 7)}plain text {n % 30}") for n in range(50)]
+LATER = [(f"{n}#long", f"a long text {n % 20}" if n % 2 else MANY[n][1]) for n in range(50)]
 
 
-def writer_at(folder: Path, **options: Any) -> StoreWriter:
-    return StoreWriter(folder, FakeEmbedder().identity, 4, **options)
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_plan, "WINDOW", 8)
+    monkeypatch.setattr(embed_plan, "CHUNK", 3)
+    monkeypatch.setattr(embed_plan, "READ", 7)
 
 
-def test_every_caption_gets_its_texts_vector_and_each_text_is_encoded_once(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(embed_module, "TEXTS_A_CHUNK", 2)
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
+
+
+def wanted(rows: list[tuple[str, str]]) -> torch.Tensor:
+    return torch.stack([vector(text) for _, text in rows])
+
+
+def test_every_caption_gets_its_texts_vector_and_each_text_is_encoded_once(tmp_path: Path) -> None:
     embedder, calls = FakeEmbedder(), []
-    with writer_at(tmp_path / "s", shard_size=1) as writer:
-        counts = embed_captions(ROWS, embedder, writer, lambda done, total: calls.append((done, total)))
-    assert embedder.seen == ["a cat", "a dog", "a long text about a cat"]
-    assert calls == [(2, 3), (3, 3)]
+    counts = embed_captions(ROWS, embedder, tmp_path / "s", report=lambda *numbers: calls.append(numbers))
+    assert sorted(embedder.seen) == ["a cat", "a dog", "a long text about a cat"]
+    assert calls == [(3, 3, 0)]
     assert (counts.rows, counts.texts, counts.kept, counts.truncated) == (4, 3, 0, 1)
     store = EmbeddingStore.open(tmp_path / "s", expect=embedder.identity)
-    assert torch.equal(store.rows([key for key, _ in ROWS]), torch.stack([vector(text) for _, text in ROWS]))
-    assert store.truncated == 1
+    assert torch.equal(store.rows([key for key, _ in ROWS]), wanted(ROWS))
+    assert list(store.keys) == [key for key, _ in ROWS]
+    assert (len(store), store.truncated, store.manifest.rows) == (4, 1, 3)
+    cut = store.cut([key for key, _ in ROWS])
+    assert cut is not None and cut.tolist() == [False, False, False, True]
+    store.check(ROWS)
+    store.verify()
+    assert not [name for name in files(tmp_path / "s") if name.startswith(".")]
 
 
-def test_a_second_run_encodes_only_what_is_new(tmp_path: Path) -> None:
-    with writer_at(tmp_path / "s") as writer:
-        embed_captions(ROWS[:2], FakeEmbedder(), writer)
+def test_a_shard_is_a_safetensors_file(tmp_path: Path) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s", "int8")
+    tensors = load_file(tmp_path / "s" / "shard-00000.safetensors")
+    texts = len({text for _, text in MANY})
+    assert {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} == {
+        "embeds": ((texts, 4), torch.int8), "scale": ((texts,), torch.float32), "cut": ((texts,), torch.uint8),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_vectors_are_stored_in_each_format(tmp_path: Path, dtype: Any) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s", dtype)
+    rows = EmbeddingStore.open(tmp_path / "s").rows([key for key, _ in MANY])
+    # steps of 1 at 255 in bfloat16, of 255 / 127 in int8
+    torch.testing.assert_close(rows, wanted(MANY), rtol=0, atol={"bfloat16": 0.5, "int8": 1.01}.get(dtype, 0))
+
+
+def test_chunks_hold_texts_of_like_length(tmp_path: Path) -> None:
     embedder = FakeEmbedder()
-    with writer_at(tmp_path / "s") as writer:
-        counts = embed_captions(ROWS, embedder, writer)
-    assert embedder.seen == ["a cat", "a long text about a cat"]
-    assert (counts.rows, counts.kept) == (2, 2)
-    assert len(EmbeddingStore.open(tmp_path / "s")) == 4
+    embed_captions(MANY, embedder, tmp_path / "s")
+    for first in range(0, len(embedder.seen), 8):
+        lengths = [len(text) for text in embedder.seen[first : first + 8]]
+        assert lengths == sorted(lengths, reverse=True)
 
 
-def test_an_interrupted_run_goes_on_from_its_last_shard(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(embed_module, "TEXTS_A_CHUNK", 1)
+def test_a_later_column_costs_only_what_is_new(tmp_path: Path) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    before = files(tmp_path / "s")
+    embedder = FakeEmbedder()
+    counts = embed_captions([*MANY, *LATER], embedder, tmp_path / "s")
+    assert sorted(embedder.seen) == sorted({f"a long text {n % 20}" for n in range(1, 50, 2)})
+    assert (counts.rows, counts.texts, counts.kept) == (50, 10, 50)
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in [*LATER, *MANY]]), wanted([*LATER, *MANY]))
+    assert all(
+        files(tmp_path / "s")[name] == before[name] for name in ("shard-00000.safetensors", "keys-00000.safetensors")
+    )
 
-    def stop(done: int, total: int) -> None:
-        if done == 2:
+
+def test_a_column_of_known_texts_needs_no_model(tmp_path: Path) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    embedder = FakeEmbedder()
+    again = [(f"{key}_again", text) for key, text in MANY]
+    counts = embed_captions([*again, *MANY], embedder, tmp_path / "s")
+    assert (embedder.seen, counts.rows, counts.texts) == ([], 50, 0)
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in again]), wanted(MANY))
+    assert [entry.file for entry in store.manifest.shards] == ["shard-00000.safetensors"]
+    before = files(tmp_path / "s")
+    assert embed_captions([*again, *MANY], embedder, tmp_path / "s").kept == 100
+    assert files(tmp_path / "s") == before
+
+
+class Stopped(FakeEmbedder):
+    """Encodes a number of chunks, then the run is interrupted."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.chunks = chunks
+
+    def encode(self, texts: Any) -> Any:
+        if self.chunks == 0:
             raise KeyboardInterrupt
+        self.chunks -= 1
+        return super().encode(texts)
 
-    with pytest.raises(KeyboardInterrupt), writer_at(tmp_path / "s", shard_size=2) as writer:
-        embed_captions(ROWS, FakeEmbedder(), writer, stop)
+
+@pytest.mark.parametrize("chunks", [0, 1, 5])
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, chunks: int) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "whole", "float16")
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(MANY, stopped := Stopped(chunks), tmp_path / "s", "float16")
+    assert len(EmbeddingStore.open(tmp_path / "s")) == 0
+    embedder, calls = FakeEmbedder(), []
+    counts = embed_captions(MANY, embedder, tmp_path / "s", "float16", report=lambda *numbers: calls.append(numbers))
+    assert not set(embedder.seen) & set(stopped.seen)
+    assert calls[-1][:2] == (counts.texts, counts.texts)
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_what_an_interrupted_run_did_is_kept_when_the_captions_change(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions([*LATER, *MANY], stopped := Stopped(4), tmp_path / "s")
     embedder = FakeEmbedder()
-    with writer_at(tmp_path / "s") as writer:
-        embed_captions(ROWS, embedder, writer)
-    assert embedder.seen == ["a long text about a cat"]
+    embed_captions(MANY, embedder, tmp_path / "s")
+    assert not set(embedder.seen) & set(stopped.seen)
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in MANY]), wanted(MANY))
+    embed_captions([*MANY, *LATER], FakeEmbedder(), tmp_path / "s")
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in [*MANY, *LATER]]), wanted([*MANY, *LATER]))
+    store.verify()
+
+
+@pytest.mark.parametrize("moment", ["before the vectors", "before the manifest", "before the index", "before the end"])
+def test_the_end_may_be_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "whole")
+    of_plan = {"before the vectors": "name_file", "before the index": "index_of", "before the end": "clear"}
+    real_end = embed_plan.Plan.finish
+
+    def end(plan: embed_plan.Plan) -> int:
+        with monkeypatch.context() as patch:
+            if moment in of_plan:
+                patch.setattr(embed_plan, of_plan[moment], interrupt)
+            else:
+                patch.setattr(embed_plan.Manifest, "write", interrupt)
+            return real_end(plan)
+
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(embed_plan.Plan, "finish", end)
+        embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    embedder = FakeEmbedder()
+    embed_captions(MANY, embedder, tmp_path / "s")
+    assert embedder.seen == []
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_texts_may_be_left_out(tmp_path: Path) -> None:
+    counts = embed_captions(ROWS, FakeEmbedder(), tmp_path / "s", skip=lambda texts: [len(t) > 10 for t in texts])
+    assert (counts.rows, counts.texts) == (3, 2)
+    assert list(EmbeddingStore.open(tmp_path / "s").keys) == [key for key, _ in ROWS[:3]]
 
 
 def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
-    with writer_at(tmp_path / "s") as writer:
-        embed_captions(ROWS, FakeEmbedder(), writer)
-    with (
-        writer_at(tmp_path / "s") as writer,
-        pytest.raises(ProclipError, match="text of caption 'b#short' has changed"),
-    ):
-        embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), writer)
+    embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
+    with pytest.raises(ProclipError, match="text of caption 'b#short' has changed"):
+        embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -77,11 +194,30 @@ def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_captions_are_refused_before_anything_is_encoded(tmp_path: Path, rows: Any, message: str) -> None:
     embedder = FakeEmbedder()
-    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match=message):
-        embed_captions([("z", "fine"), *rows], embedder, writer)
+    with pytest.raises(ProclipError, match=message):
+        embed_captions([("z", "fine"), *rows], embedder, tmp_path / "s")
     assert embedder.seen == []
 
 
+def test_a_caption_named_twice_counts_once(tmp_path: Path) -> None:
+    counts = embed_captions([*ROWS, *ROWS], FakeEmbedder(), tmp_path / "s")
+    assert (counts.rows, counts.kept) == (4, 4)
+
+
 def test_the_embedder_must_be_the_stores(tmp_path: Path) -> None:
-    with writer_at(tmp_path / "s") as writer, pytest.raises(ProclipError, match="layer: want 1, have 2"):
-        embed_captions(ROWS, FakeEmbedder(layer=2), writer)
+    embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
+    with pytest.raises(ProclipError, match="layer: want 2, have 1"):
+        embed_captions(ROWS, FakeEmbedder(layer=2), tmp_path / "s")
+
+
+def test_a_second_run_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proclip.embed.lock", lambda folder: lock(folder, 0.05))
+    with StoreWriter(tmp_path / "s", FakeEmbedder().identity, 4), pytest.raises(ProclipError, match="another process"):
+        embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
+
+
+def test_a_disk_that_is_too_small_is_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(ProclipError, match=r"0\.0 GB are free: make room"):
+        embed_captions(ROWS, embedder := FakeEmbedder(), tmp_path / "s")
+    assert embedder.seen == []

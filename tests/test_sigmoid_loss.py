@@ -100,7 +100,7 @@ def test_half_precision_is_raised_and_autocast_does_not_narrow(dtype: torch.dtyp
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(ProclipError, match=r"image_embeds and text_embeds must both be \[b, d\]"):
+    with pytest.raises(ProclipError, match=r"image_embeds and text_embeds must both be \[n, d\]"):
         sigmoid_loss(torch.ones(3, 2), torch.ones(2, 2), scalar(0.0), scalar(0.0))
     with pytest.raises(ProclipError, match=r"image_ids must have shape \[3\]"):
         sigmoid_loss(torch.ones(3, 2), torch.ones(3, 2), scalar(0.0), scalar(0.0), image_ids=torch.arange(2))

@@ -142,23 +142,29 @@ def run(arguments: argparse.Namespace) -> None:
 
         build(arguments.out)
     elif arguments.verb == "embed":
+        from .distributed import launched
         from .runs.embed import embed_recipes
         from .runs.recipes import find_recipe
 
-        embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
+        with launched():
+            embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
     elif arguments.verb == "train":
+        from .distributed import launched
         from .runs.recipes import find_recipe
         from .runs.train import train_recipe
 
-        train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
+        with launched():
+            train_recipe(find_recipe(arguments.recipe, arguments.settings), arguments.out)
     elif arguments.verb == "align":
+        from .distributed import launched
         from .runs.align import align_folder
 
         columns = [column for column in arguments.captions.split(",") if column]
-        align_folder(
-            arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings,
-            arguments.trust_images,
-        )  # fmt: skip
+        with launched():
+            align_folder(
+                arguments.clip, arguments.embedder, arguments.data, arguments.out, columns, arguments.settings,
+                arguments.trust_images,
+            )  # fmt: skip
     elif arguments.verb == "eval":
         _evaluate(arguments)
     elif arguments.verb == "quickstart":

@@ -1,18 +1,20 @@
 """Several processes as one: the identity on a single process, so that the maths reads as for one device.
 
 What makes N processes equal to one. Let every process r compute a loss L_r from gathered embeddings, and let the
-gradients of parameters be averaged over processes afterwards (DDP, or `all_reduce_mean`). `gather`'s backward pass is
-the exact adjoint of its forward pass: process r receives ``sum_q dL_q/dx_r``, the sum over all processes. So the
-averaged gradient is that of ``(1/N) sum_r L_r`` with respect to the shared parameters. In this package all L_r are the
-same L over the global batch; the average is then the gradient of L, as on one process, for parameters before the gather
-(towers, adapter) and after it (logit_scale) alike.
+gradients of parameters be averaged over processes. `gather`'s backward pass is the exact adjoint of its forward pass:
+process r receives ``sum_q dL_q/dx_r``, the sum over all processes. So the averaged gradient is that of
+``(1/N) sum_r L_r`` with respect to the shared parameters. In this package L_r is the share of process r's rows in the
+loss L over the global batch, scaled so that the mean of all shares is L (`proclip.losses`, ``rows``); the averaged
+gradient is then that of L, as on one process, for parameters before the gather (towers, adapter) and after it
+(logit_scale) alike.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +25,8 @@ from torch.autograd.function import once_differentiable
 from .errors import ProclipError
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: one may have work to do for all. One that dies ends the job at once."""
 
 
 def _on() -> bool:
@@ -59,19 +63,55 @@ def from_main(value: T) -> T:
 
 
 @contextmanager
+def main_first() -> Iterator[None]:
+    """The main process runs the block, then all others do: they find what it made."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+@contextmanager
 def launched() -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, if it did, and leave them at the end."""
+    """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
+
+    Of several processes that fail, the first raises its error; the others, whose errors follow from that one or say
+    the same, exit with status 1 and no word.
+
+    Raises:
+        ProclipError: there are more processes than GPUs on this machine.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _on():
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    store, number, world = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
+    failures = dist.PrefixStore("proclip/failures", store)
     try:
+        device = _own_gpu()
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device else "gloo", store=dist.PrefixStore("proclip", store), rank=number,
+            world_size=world, timeout=PATIENCE, device_id=device,
+        )  # fmt: skip
         yield
+    except Exception:
+        if failures.add("count", 1) > 1:
+            raise SystemExit(1) from None
+        raise
     finally:
-        dist.destroy_process_group()
+        if _on():
+            dist.destroy_process_group()
+
+
+def _own_gpu() -> torch.device | None:
+    """The GPU of this process, made the current one; None on a machine without."""
+    if not torch.cuda.is_available():
+        return None
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= count:
+        raise ProclipError(f"this is process {local} of a machine with {count} GPU(s): give --nproc-per-node {count}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -90,36 +130,101 @@ def gather(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def own_rows(count: int) -> slice | None:
+    """Where this process's `count` rows are among the gathered; None, which is all, on one process."""
+    return slice(rank() * count, (rank() + 1) * count) if world_size() > 1 else None
+
+
 def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean over processes of a floating tensor of one shape, without gradient."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over processes of a tensor of one shape, without gradient."""
     if world_size() == 1:
         return tensor.detach()
-    mean = tensor.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(mean)
-    return mean / world_size()
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def check_alike(values: Mapping[str, Any], why: str) -> None:
+    """Compare what processes must agree on.
+
+    Args:
+        values: JSON values by name.
+        why: what it means if they do not.
+
+    Raises:
+        ProclipError: on every process, if a value differs anywhere; the message names it.
+    """
+    everyone: list[Any] = [dict(values)]
+    if world_size() > 1:
+        everyone = [None] * world_size()
+        dist.all_gather_object(everyone, dict(values))
+    for name in values:
+        if len({repr(one.get(name)) for one in everyone}) > 1:
+            found = ", ".join(str(one.get(name)) for one in everyone)
+            raise ProclipError(f"the processes differ in {name} (by rank: {found}): {why}")
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds a part of it alone (FSDP's parameters, their gradients and moments)."""
+    if world_size() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, in the same memory."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered if it is sharded: then every process must call it."""
+    everything: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return everything
+
+
+def sharded_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every process has, on the device of `like`, and sharded if `like` is."""
+    if not is_sharded(like):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
 
 
 def _check_even(tensor: Tensor) -> None:
     """Collective operations on uneven tensors hang or mix rows up, so the sizes are compared first."""
-    sizes = [torch.empty(2, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
     rows = len(tensor) if tensor.ndim else 0
-    dist.all_gather(sizes, torch.tensor([rows, tensor.numel()], device=tensor.device))
-    (first, *others) = [tuple(size.tolist()) for size in sizes]
+    sizes = _all_gather(torch.tensor([[rows, tensor.numel()]], device=tensor.device))
+    (first, *others) = [tuple(size) for size in sizes.tolist()]
     if rows == 0 or any(other != first for other in others):
         found = ", ".join(f"{rows} rows of {numel} numbers in all" for rows, numel in (first, *others))
         raise ProclipError(f"gather needs the same number of rows on every process, at least one; by rank: {found}")
 
 
+def _all_gather(tensor: Tensor) -> Tensor:
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        return _all_gather(tensor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.chunk(world_size())[rank()]
+        parts = list(grad.contiguous().chunk(world_size()))
+        total = torch.empty_like(parts[0])
+        dist.reduce_scatter(total, parts)
+        return total

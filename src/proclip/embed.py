@@ -1,16 +1,23 @@
-"""Texts to an embedding store: every caption of a dataset, each text once."""
+"""Texts to an embedding store: every caption of a dataset, each text once, by any number of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from .data.store import StoreWriter, text_digest
-from .data.text_cache import TEXTS_A_CHUNK, Progress
+from . import distributed
+from .data.embed_plan import Plan, PlanRows, Skip, make_plan
+from .data.shared_work import SharedWork
+from .data.store_folder import lock
+from .data.store_format import MANIFEST, UNKNOWN, Manifest, StoreDtype, pack
 from .errors import ProclipError
-from .models.embedder import TextEmbedder, identity_difference
+from .models.embedder import Encoded, TextEmbedder, check_vectors
+
+Report = Callable[[int, int, int], None]
+"""Called with texts done and all texts of the run, and tokens read so far, of all processes."""
 
 
 @dataclass(frozen=True)
@@ -20,69 +27,85 @@ class EmbedCounts:
     rows: int
     """Captions added."""
     texts: int
-    """Distinct texts encoded for them."""
+    """Distinct texts encoded for them, by all processes, in this run or the stopped ones it went on with."""
     kept: int
-    """Captions that were in the store already."""
+    """Captions that were in the store already, or stood in the data before."""
     truncated: int
-    """Of these texts, how many were longer than the embedder reads."""
+    """Of these texts, how many were longer than the embedder reads; known to the main process."""
 
 
 def embed_captions(
-    rows: Iterable[tuple[str, str]], embedder: TextEmbedder, writer: StoreWriter, progress: Progress | None = None
+    captions: Sequence[tuple[str, str]],
+    embedder: TextEmbedder,
+    folder: Path,
+    dtype: StoreDtype = "float32",
+    skip: Skip | None = None,
+    report: Report | None = None,
 ) -> EmbedCounts:
-    """Embed captions that the store does not hold yet; equal texts are encoded once.
+    """Embed captions that the store does not hold yet; equal texts are encoded once and share a row.
+
+    Processes of one run share the work; each needs the same captions. What is computed together depends on the captions
+    alone, so the store does not depend on the number of processes, nor on how often a run was stopped. A run that was
+    stopped goes on where it was; until its end the store is as it was before.
 
     Args:
-        rows: pairs of key and text.
+        captions: pairs of key and text, in a fixed order. They are read one after the other once or twice, and then
+            some by number.
         embedder: the LLM, or CLIP's text tower.
-        writer: of the store.
-        progress: called after every chunk.
+        folder: of the store.
+        dtype: how to store vectors.
+        skip: which of some texts are left out.
+        report: called by the main process after each of its chunks.
 
     Raises:
-        ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one
-            in the store; the store is for another embedder.
+        ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
+            store; the store was made otherwise; the disk is too small; another run is writing the store.
     """
-    if differ := identity_difference(writer.identity, embedder.identity):
-        raise ProclipError(f"the embeddings at {writer.folder} are for another embedder: {differ}")
-    keys_of, kept = _new_captions(rows, writer)
-    texts = list(keys_of)
-    added = done = truncated = 0
-    for start in range(0, len(texts), TEXTS_A_CHUNK):
-        chunk = texts[start : start + TEXTS_A_CHUNK]
-        encoded = embedder.encode(chunk)
-        repeats = torch.tensor([len(keys_of[text]) for text in chunk])
-        keys = [key for text in chunk for key in keys_of[text]]
-        texts_of_keys = [text for text in chunk for _ in keys_of[text]]
-        embeds = encoded.embeds.repeat_interleave(repeats, dim=0)
-        cut = encoded.cut.repeat_interleave(repeats) if encoded.cut is not None else None
-        writer.add(keys, embeds, texts=texts_of_keys, cut=cut)
-        added, done, truncated = added + len(keys), done + len(chunk), truncated + encoded.truncated
-        if progress is not None:
-            progress(done, len(texts))
-    return EmbedCounts(added, len(texts), kept, truncated)
+    work, main = SharedWork(), distributed.is_main()
+    held = lock(folder) if main else None
+    try:
+        if main:
+            dim = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else embedder.dim
+            plan = make_plan(folder, Manifest(identity=dict(embedder.identity), dim=dim, dtype=dtype), captions, skip)
+            work.add("texts", int(plan.done().sum()))
+            work.add("planned", 1)
+        else:
+            work.wait("planned")
+            plan = Plan.open(folder)
+        _encode(plan, captions, embedder, work, report if main else None)
+        work.reach("encoded", distributed.world_size())
+        truncated = plan.finish() if main else 0
+        work.leave()
+    finally:
+        if held is not None:
+            held.release()
+    return EmbedCounts(plan.keys, plan.rows, plan.kept, truncated)
 
 
-def _new_captions(rows: Iterable[tuple[str, str]], writer: StoreWriter) -> tuple[dict[str, list[str]], int]:
-    """Keys of each distinct text that the store does not hold, and how many captions it does."""
-    keys_of: dict[str, list[str]] = {}
-    seen: dict[str, int] = {}
-    kept = 0
-    for key, text in rows:
-        if not text.strip():
-            raise ProclipError(f"caption {key!r} is empty: leave it out, or give it words")
-        digest = text_digest(text)
-        if key in seen:
-            if seen[key] != digest:
-                raise ProclipError(f"caption {key!r} stands twice, with different texts")
-            continue
-        seen[key] = digest
-        if key not in writer.done_keys:
-            keys_of.setdefault(text, []).append(key)
-            continue
-        if writer.done_keys[key] not in (0, digest):
-            raise ProclipError(
-                f"the text of caption {key!r} has changed since it was embedded: "
-                f"delete {writer.folder} and embed again, or give the caption another key"
-            )
-        kept += 1
-    return keys_of, kept
+def _encode(
+    plan: Plan, captions: Sequence[tuple[str, str]], embedder: TextEmbedder, work: SharedWork, report: Report | None
+) -> None:
+    """Take windows of rows as long as there are some, and encode what is not done."""
+    done = plan.done()
+    if done.all():
+        return
+    with PlanRows(plan, distributed.rank()) as rows:
+        for unit in work.units(plan.units):
+            for first, last in plan.chunks(unit):
+                if done[first:last].all():
+                    continue
+                texts = [captions[number][1] for number in plan.sources[first:last].tolist()]
+                encoded = embedder.encode(texts)
+                check_vectors(encoded.embeds, texts)
+                rows.write(first, _packed(encoded, plan.manifest))
+                texts_done, tokens = work.add("texts", last - first), work.add("tokens", encoded.tokens)
+                if report is not None:
+                    report(texts_done, plan.rows, tokens)
+
+
+def _packed(encoded: Encoded, manifest: Manifest) -> dict[str, torch.Tensor]:
+    count, width = encoded.embeds.shape
+    if width != manifest.dim:
+        raise ProclipError(f"the embedder gives vectors {width} wide, the store holds {manifest.dim}")
+    cut = encoded.cut.byte() if encoded.cut is not None else torch.full((count,), UNKNOWN).byte()
+    return {**pack(encoded.embeds.float().cpu(), manifest.dtype), "cut": cut.cpu()}

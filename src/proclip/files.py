@@ -21,11 +21,16 @@ def replacing(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.tmp")
     try:
         yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        name_file(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def name_file(draft: Path, path: Path) -> None:
+    """Give a file that is written its name, in the same folder; it is there whole even after a power cut."""
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
     if hasattr(os, "O_DIRECTORY"):  # a rename lasts once its folder is on disk; not every system can say so
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -4,8 +4,12 @@ Every function takes the batch over which the loss is defined: the caller gather
 (`proclip.distributed.gather`), nothing here knows of processes. Embeddings are L2-normalised already. Half precision
 is raised to float32, also under autocast; float64 stays float64. The order of a batch changes nothing.
 
-Letters: b batch, d width of the shared space. In the paper's symbols: t* and v are students (text, image), e and v*
-their teachers.
+`rows` divides the work. A loss is a sum over rows of the batch, and with ``rows=slice(s, s + m)`` a function returns
+the part of m rows, times n / m: where equal parts cover the batch, the mean of what they give is the loss, in value and
+gradient. Nothing is made that is larger than m x n. Without `rows` it is the whole.
+
+Letters: n batch, m rows of the part, d width of the shared space. In the paper's symbols: t* and v are students (text,
+image), e and v* their teachers.
 """
 
 from __future__ import annotations
@@ -19,6 +23,11 @@ from torch.autograd.function import once_differentiable
 
 from .errors import ProclipError
 
+CHUNK = 1024
+"""Rows whose distances to all others are in memory at a time."""
+EQUAL = 64 * torch.finfo(torch.float64).eps
+"""Squared distance, over the sum of both squared lengths, that rounding alone can make of two equal rows."""
+
 
 class DistillationTerms(NamedTuple):
     """What `distillation_loss` found; scalars."""
@@ -31,22 +40,27 @@ class DistillationTerms(NamedTuple):
     """Unweighted mean over pairs of the structure loss (Eq. 2), in [0, 4], for logs; no gradient."""
 
 
-def instance_loss(student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"]) -> Tensor:
+def instance_loss(
+    student: Tensor, teacher: Tensor, *, reduction: Literal["mean", "sum"], rows: slice | None = None
+) -> Tensor:
     """Instance semantic alignment: each embedding near its teacher's.
 
     ``sum_i ||s_i - t_i||^2``, Eq. 1 of the paper (squared, as in its version 1 and the published code; version 3
     prints the norm without the square). Stage 1 with s = t*, t = e; stage 2 with s = v, t = v*.
 
     Args:
-        student: [b, d], L2-normalised.
-        teacher: [b, d], L2-normalised; gets no gradient.
-        reduction: ``sum`` over the b samples (paper), or their ``mean``, in [0, 4].
+        student: [n, d], L2-normalised.
+        teacher: [n, d], L2-normalised; gets no gradient.
+        reduction: ``sum`` over the n samples (paper), or their ``mean``, in [0, 4].
+        rows: the part to take, see the module.
 
     Raises:
-        ProclipError: shapes that differ, or an empty batch.
+        ProclipError: shapes that differ, an empty batch, or rows that it has not.
     """
     student, teacher = _student_and_teacher(student, teacher)
-    return _reduce((student - teacher).square().sum(), count=len(student), reduction=reduction)
+    part = _part(rows, len(student))
+    total = (student[part] - teacher[part]).square().sum()
+    return _reduce(total, part, batch=len(student), count=len(student), reduction=reduction)
 
 
 def structure_loss(
@@ -55,31 +69,34 @@ def structure_loss(
     *,
     form: Literal["square", "smooth_l1"] = "square",
     reduction: Literal["mean", "sum"],
+    rows: slice | None = None,
 ) -> Tensor:
     """Embedding structure alignment: distances within the batch as among the teacher's embeddings.
 
     ``sum_{i<j} (||s_i - s_j|| - ||t_i - t_j||)^2``, Eq. 2 of the paper. Where two students coincide, their distance
-    has no derivative; the subgradient 0 is taken, so duplicates neither pull nor push each other.
+    has no derivative; the subgradient 0 is taken, so duplicates neither pull nor push each other. Distances below 2e-7
+    are zero: float32 cannot tell such embeddings apart.
+
+    A part of the rows counts half of every pair that one of its rows is in, once for each of the two.
 
     Args:
-        student: [b, d], L2-normalised.
-        teacher: [b, d], L2-normalised; gets no gradient.
+        student: [n, d], L2-normalised.
+        teacher: [n, d], L2-normalised; gets no gradient.
         form: of the difference x of distances: ``square``, x^2 (paper); ``smooth_l1`` with beta 1 (published code),
             x^2 / 2 while ``|x| < 1``, ``|x| - 1/2`` beyond.
-        reduction: ``sum`` over the b (b - 1) / 2 pairs (paper), or their ``mean``; 0 where there is no pair.
+        reduction: ``sum`` over the n (n - 1) / 2 pairs (paper), or their ``mean``; 0 where there is no pair.
+        rows: the part to take, see the module.
 
     Raises:
-        ProclipError: shapes that differ, an empty batch, or an unknown `form`.
+        ProclipError: shapes that differ, an empty batch, rows that it has not, or an unknown `form`.
     """
     student, teacher = _student_and_teacher(student, teacher)
-    student_distances, teacher_distances = _pairwise_distances(student), F.pdist(teacher)
-    if form == "square":
-        total = (student_distances - teacher_distances).square().sum()
-    elif form == "smooth_l1":
-        total = F.smooth_l1_loss(student_distances, teacher_distances, reduction="sum", beta=1.0)
-    else:
+    if form not in ("square", "smooth_l1"):
         raise ProclipError(f"form must be 'square' or 'smooth_l1', not {form!r}")
-    return _reduce(total, count=len(student_distances), reduction=reduction)
+    batch = len(student)
+    part = _part(rows, batch)
+    total: Tensor = _StructureSum.apply(student, teacher, part, form)  # type: ignore[no-untyped-call]
+    return _reduce(total, part, batch=batch, count=batch * (batch - 1) // 2, reduction=reduction)
 
 
 def distillation_loss(
@@ -91,30 +108,33 @@ def distillation_loss(
     structure: Literal["square", "smooth_l1"] = "square",
     reduction: Literal["mean", "paper"] = "mean",
     reference_batch: int = 512,
+    rows: slice | None = None,
 ) -> DistillationTerms:
     """Instance and structure loss together.
 
     ``L_dis = L_ins + L_struct``, Eq. 3 of the paper, in stage 1 between the adapter's text embeddings and CLIP's text
     tower; ``L_reg``, Eq. 5, in stage 2 between the image tower and its EMA teacher.
 
-    The paper sums over samples and pairs, so what a weight does changes with the batch: the pairs grow with b^2.
+    The paper sums over samples and pairs, so what a weight does changes with the batch: the pairs grow with n^2.
     ``mean`` takes the means instead and multiplies them by the number of samples, R, and of pairs, R (R - 1) / 2, of a
-    batch of R: the same value and gradient as ``paper`` at b == R, and comparable at any other b.
+    batch of R: the same value and gradient as ``paper`` at n == R, and comparable at any other n.
 
     Args:
-        student: [b, d], L2-normalised.
-        teacher: [b, d], L2-normalised; gets no gradient.
+        student: [n, d], L2-normalised.
+        teacher: [n, d], L2-normalised; gets no gradient.
         instance_weight: of the instance loss.
         structure_weight: of the structure loss.
         structure: form of the structure loss, see `structure_loss`.
-        reduction: ``paper``, sums over the b samples and b (b - 1) / 2 pairs; or ``mean``, scaled to `reference_batch`.
+        reduction: ``paper``, sums over the n samples and n (n - 1) / 2 pairs; or ``mean``, scaled to `reference_batch`.
         reference_batch: R. The paper's lambda = 4e-4 belongs to sums over 512 samples.
+        rows: the part to take of all terms, see the module.
 
     Raises:
-        ProclipError: shapes that differ, an empty batch, or an unknown `structure` or `reduction`.
+        ProclipError: shapes that differ, an empty batch, rows that it has not, or an unknown `structure` or
+            `reduction`.
     """
-    instance_mean = instance_loss(student, teacher, reduction="mean")
-    structure_mean = structure_loss(student, teacher, form=structure, reduction="mean")
+    instance_mean = instance_loss(student, teacher, reduction="mean", rows=rows)
+    structure_mean = structure_loss(student, teacher, form=structure, reduction="mean", rows=rows)
     if reduction == "paper":
         batch = len(student)
     elif reduction == "mean":
@@ -133,35 +153,40 @@ def contrastive_loss(
     *,
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
+    rows: slice | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each image picks its text among the batch's, each text its image.
 
-    Half the sum of both cross-entropies, each a mean over the b pairs, Eq. 4 of the paper (stage 2's ``L_info``), with
+    Half the sum of both cross-entropies, each a mean over the n pairs, Eq. 4 of the paper (stage 2's ``L_info``), with
     logits ``exp(logit_scale) * image_embeds @ text_embeds.T``.
 
     Two pairs that share an image, or a text, are no negatives of each other: both of them are right. Where ids say so,
     their logits are left out of the denominators.
 
     Args:
-        image_embeds: [b, d], L2-normalised; row i belongs to row i of `text_embeds`.
-        text_embeds: [b, d], L2-normalised.
+        image_embeds: [n, d], L2-normalised; row i belongs to row i of `text_embeds`.
+        text_embeds: [n, d], L2-normalised.
         logit_scale: scalar, log of the inverse temperature.
-        image_ids: [b] int64, equal for equal images.
-        text_ids: [b] int64, equal for equal texts.
+        image_ids: [n] int64, equal for equal images.
+        text_ids: [n] int64, equal for equal texts.
+        rows: the part to take, see the module: these images among all texts and these texts among all images.
 
     Raises:
-        ProclipError: shapes that differ, or an empty batch.
+        ProclipError: shapes that differ, an empty batch, or rows that it has not.
     """
     _check_same_shape(image_embeds, text_embeds, "image_embeds", "text_embeds")
     image_embeds, text_embeds = _widen(image_embeds), _widen(text_embeds)
+    part = _part(rows, len(image_embeds))
     with torch.autocast(image_embeds.device.type, enabled=False):
-        similarities = image_embeds @ text_embeds.T
-        logits = logit_scale.to(similarities.dtype).exp() * similarities
+        scale = logit_scale.to(image_embeds.dtype).exp()
+        logits = scale * (image_embeds[part] @ text_embeds.T)
+        other = logits.T if rows is None else scale * (text_embeds[part] @ image_embeds.T)
         for name, ids in (("image_ids", image_ids), ("text_ids", text_ids)):
             if ids is not None:
-                logits = logits.masked_fill(_duplicates(ids, len(logits), name), -torch.inf)
-        labels = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+                duplicates = _duplicates(ids, part, len(image_embeds), name)
+                logits, other = (one.masked_fill(duplicates, -torch.inf) for one in (logits, other))
+        labels = torch.arange(part.start, part.stop, device=logits.device)
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(other, labels)) / 2
 
 
 def sigmoid_loss(
@@ -172,10 +197,11 @@ def sigmoid_loss(
     *,
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
+    rows: slice | None = None,
 ) -> Tensor:
-    """SigLIP's loss: each of the b x b pairs of an image and a text is a yes-or-no question of its own.
+    """SigLIP's loss: each of the n x n pairs of an image and a text is a yes-or-no question of its own.
 
-    ``-1/b sum_ij log sigmoid(z_ij (t x_i . y_j + b))``, Algorithm 1 of arXiv 2303.15343, with z_ij = 1 where i = j,
+    ``-1/n sum_ij log sigmoid(z_ij (t x_i . y_j + b))``, Algorithm 1 of arXiv 2303.15343, with z_ij = 1 where i = j,
     else -1, and t = exp(logit_scale). ProCLIP's paper takes InfoNCE
     throughout; this is an option of stage 2.
 
@@ -183,36 +209,48 @@ def sigmoid_loss(
     out of the sum.
 
     Args:
-        image_embeds: [b, d], L2-normalised; row i belongs to row i of `text_embeds`.
-        text_embeds: [b, d], L2-normalised.
+        image_embeds: [n, d], L2-normalised; row i belongs to row i of `text_embeds`.
+        text_embeds: [n, d], L2-normalised.
         logit_scale: scalar, log of the inverse temperature.
         logit_bias: scalar, added to every logit.
-        image_ids: [b] int64, equal for equal images.
-        text_ids: [b] int64, equal for equal texts.
+        image_ids: [n] int64, equal for equal images.
+        text_ids: [n] int64, equal for equal texts.
+        rows: the part to take, see the module: these images with all texts.
 
     Raises:
-        ProclipError: shapes that differ, or an empty batch.
+        ProclipError: shapes that differ, an empty batch, or rows that it has not.
     """
     _check_same_shape(image_embeds, text_embeds, "image_embeds", "text_embeds")
     image_embeds, text_embeds = _widen(image_embeds), _widen(text_embeds)
+    part = _part(rows, len(image_embeds))
     with torch.autocast(image_embeds.device.type, enabled=False):
-        similarities = image_embeds @ text_embeds.T
-        dtype, count = similarities.dtype, len(similarities)
+        similarities = image_embeds[part] @ text_embeds.T
+        dtype = similarities.dtype
         logits = logit_scale.to(dtype).exp() * similarities + logit_bias.to(dtype)
-        signs = 2 * torch.eye(count, dtype=dtype, device=logits.device) - 1
+        signs = torch.full_like(logits, -1.0)
+        signs.diagonal(part.start).fill_(1.0)
         losses = -F.logsigmoid(signs * logits)
         for name, ids in (("image_ids", image_ids), ("text_ids", text_ids)):
             if ids is not None:
-                losses = losses.masked_fill(_duplicates(ids, count, name), 0.0)
-        return losses.sum() / count
+                losses = losses.masked_fill(_duplicates(ids, part, len(image_embeds), name), 0.0)
+        return losses.sum() / len(losses)
 
 
-def _duplicates(ids: Tensor, count: int, name: str) -> Tensor:
-    """[b, b], True at i != j with the same id."""
-    if ids.shape != (count,):
-        raise ProclipError(f"{name} must have shape [{count}], one for each pair, not {list(ids.shape)}")
-    same = ids[:, None] == ids[None, :]
-    return same.fill_diagonal_(False)
+def _part(rows: slice | None, batch: int) -> slice:
+    """`rows` with plain bounds."""
+    start, stop, step = (rows or slice(None)).indices(batch)
+    if step != 1 or start >= stop:
+        raise ProclipError(f"rows must be some of the {batch} rows of the batch, one after the other, not {rows}")
+    return slice(start, stop)
+
+
+def _duplicates(ids: Tensor, part: slice, batch: int, name: str) -> Tensor:
+    """[m, n], True at i != j with the same id."""
+    if ids.shape != (batch,):
+        raise ProclipError(f"{name} must have shape [{batch}], one for each pair, not {list(ids.shape)}")
+    same = ids[part, None] == ids[None, :]
+    same.diagonal(part.start).fill_(False)
+    return same
 
 
 def _widen(tensor: Tensor) -> Tensor:
@@ -223,7 +261,7 @@ def _widen(tensor: Tensor) -> Tensor:
 def _check_same_shape(one: Tensor, other: Tensor, one_name: str, other_name: str) -> None:
     if one.ndim != 2 or one.shape != other.shape or len(one) == 0:
         shapes = f"{list(one.shape)} and {list(other.shape)}"
-        raise ProclipError(f"{one_name} and {other_name} must both be [b, d] with b >= 1, not {shapes}")
+        raise ProclipError(f"{one_name} and {other_name} must both be [n, d] with n >= 1, not {shapes}")
 
 
 def _student_and_teacher(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,7 +269,9 @@ def _student_and_teacher(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tens
     return _widen(student), _widen(teacher.detach())
 
 
-def _reduce(total: Tensor, *, count: int, reduction: str) -> Tensor:
+def _reduce(total: Tensor, part: slice, *, batch: int, count: int, reduction: str) -> Tensor:
+    """The share of a part: its sum, or that over the `count` terms of the whole batch, as if all parts were alike."""
+    total = total * (batch / (part.stop - part.start))
     if reduction == "sum":
         return total
     if reduction == "mean":
@@ -239,35 +279,56 @@ def _reduce(total: Tensor, *, count: int, reduction: str) -> Tensor:
     raise ProclipError(f"reduction must be 'mean' or 'sum', not {reduction!r}")
 
 
-def _pairwise_distances(embeds: Tensor) -> Tensor:
-    """Euclidean distances of all pairs i < j, row by row: [b, d] -> [b (b - 1) / 2]."""
-    distances: Tensor = _PairwiseDistances.apply(embeds)  # type: ignore[no-untyped-call]
-    return distances
+class _StructureSum(torch.autograd.Function):
+    """Half of ``sum_i sum_j f(||s_i - s_j|| - ||t_i - t_j||)`` over i of a part and all j.
 
-
-class _PairwiseDistances(torch.autograd.Function):
-    """`F.pdist` with a backward pass of b x b memory.
-
-    The forward pass subtracts before it squares, so that equal rows are at distance 0 exactly and near ones are not
-    lost to cancellation, as they are in ``2 - 2 x.y``. The backward pass of `F.pdist` holds a b x b x d tensor on CUDA
-    (50 GB at b = 4096, d = 768); the same gradient is two products of matrices.
+    The gradient is found along with the value, so that no matrix of distances outlives its chunk: with w_ij the
+    derivative by the student's distance over that distance, and 0 where it is 0, it is ``sum_j w_ij (s_i - s_j)`` for
+    s_i and its opposite for every s_j; each is a product of matrices.
     """
 
     @staticmethod
-    def forward(ctx: Any, embeds: Tensor) -> Tensor:
-        distances = F.pdist(embeds)
-        ctx.save_for_backward(embeds, distances)
-        return distances
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, part: slice, form: str) -> Tensor:
+        total = student.new_zeros(())
+        gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
+        whole = part.stop - part.start == len(student)
+        exact_student, exact_teacher = student.double(), teacher.double()
+        with torch.autocast(student.device.type, enabled=False):
+            for start in range(part.start, part.stop, CHUNK):
+                chunk = slice(start, min(start + CHUNK, part.stop))
+                distances = _distances(exact_student, chunk).to(student.dtype)
+                difference = distances - _distances(exact_teacher, chunk).to(student.dtype)
+                if form == "square":
+                    total += difference.square().sum() / 2
+                    slope = difference
+                else:  # smooth L1 with beta 1: x^2 / 2 while |x| < 1, else |x| - 1/2
+                    total += F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum") / 2
+                    slope = difference.clamp_(-1.0, 1.0).div_(2)
+                if gradient is not None:
+                    weights = slope.div_(distances).masked_fill_(distances == 0, 0.0)
+                    own = weights.sum(1, keepdim=True) * student[chunk] - weights @ student
+                    gradient[chunk] += 2 * own if whole else own  # of the whole the other half is the same, by symmetry
+                    if not whole:
+                        gradient += weights.sum(0)[:, None] * student - weights.T @ student[chunk]
+        ctx.save_for_backward(gradient)
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """With w_ij = grad_ij / d_ij, and 0 at d_ij = 0: ``sum_j w_ij (x_i - x_j) = (sum_j w_ij) x_i - (w x)_i``."""
-        embeds, distances = ctx.saved_tensors
-        rows, columns = torch.triu_indices(len(embeds), len(embeds), offset=1, device=embeds.device)
-        weights = embeds.new_zeros(len(embeds), len(embeds))
-        weights[rows, columns] = torch.where(distances > 0, grad / distances, 0.0)
-        weights = weights + weights.T
-        with torch.autocast(embeds.device.type, enabled=False):
-            gradient: Tensor = weights.sum(dim=1, keepdim=True) * embeds - weights @ embeds
-        return gradient
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None
+
+
+def _distances(embeds: Tensor, chunk: slice) -> Tensor:
+    """Euclidean distances of a chunk of rows to all rows: [n, d] float64 -> [m, n].
+
+    From the products of float64, whose rounding is far below what float32 tells apart: near rows keep their distance,
+    as when they are subtracted first, at the price of a product of matrices. Equal rows are at distance 0 exactly.
+    """
+    lengths = embeds.square().sum(dim=1)
+    sums = lengths[chunk, None] + lengths
+    squares = torch.addmm(sums, embeds[chunk], embeds.T, alpha=-2)
+    squares.masked_fill_(squares <= EQUAL * sums, 0.0)
+    squares.diagonal(chunk.start).zero_()
+    return squares.sqrt_()

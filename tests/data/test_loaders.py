@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from proclip.config import AugmentConfig, DistillConfig, PretrainConfig, TuneConfig
+from proclip.data.ahead import AHEAD
+from proclip.data.batches import TuneBatch
 from proclip.data.dataset import ImageCaptions, Sample
 from proclip.data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
@@ -109,6 +112,58 @@ def test_tune_batches_bring_the_cached_teacher(
         assert other.teacher_embeds is None and torch.equal(one.pixel_values, other.pixel_values)
         assert one.teacher_embeds is not None
         assert torch.equal(one.teacher_embeds, teacher.rows([ids[int(i)] for i in one.image_ids]))
+
+
+def test_batches_in_parts_are_the_same_batches(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], tiny_clip_path: Path
+) -> None:
+    """At every walk, and from any start; a part is decoded when a walk comes to it, a few ahead."""
+    clip = load_clip(str(tiny_clip_path))
+    augment = AugmentConfig(min_scale=0.5, rotation=20, brightness=0.3)
+    tune = TuneConfig(captions=("short", "long"), batch_size=4, augment=augment)
+    pretrain = PretrainConfig(captions=("short", "name_en"), batch_size=4, augment=augment)
+    for size in (1, 3):
+        for plain, parts in (
+            [TuneBatches(samples, stores[0], PREPROCESS, replace(tune, micro_batch_size=m), 3) for m in (None, size)],
+            [
+                PretrainBatches(samples, clip.tokenizer, clip.preprocess, replace(pretrain, micro_batch_size=m), 3)
+                for m in (None, size)
+            ],
+        ):
+            for start in (0, 1):
+                for whole, batch in zip(plain.epoch(1, start), parts.epoch(1, start), strict=True):
+                    for _ in range(3):
+                        walked = list(batch.parts)
+                        assert [len(part.pixel_values) for part in walked] == ([1] * 4 if size == 1 else [3, 1])
+                        for name in ("pixel_values", "image_ids", "text_ids"):
+                            joined = torch.cat([getattr(part, name) for part in walked])
+                            assert torch.equal(joined, getattr(whole, name))
+                        if isinstance(whole, TuneBatch):
+                            assert torch.equal(torch.cat([part.llm_embeds for part in walked]), whole.llm_embeds)
+                    assert torch.equal(batch.image_ids, whole.image_ids)
+                    assert torch.equal(batch.text_ids, whole.text_ids)
+
+
+def test_few_parts_are_in_memory_and_none_is_decoded_in_vain(
+    samples: list[Sample], stores: tuple[EmbeddingStore, EmbeddingStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TuneConfig(captions=("short",), batch_size=4, micro_batch_size=1)
+    source = TuneBatches(samples, stores[0], PREPROCESS, config, seed=3)
+    decoded: list[str] = []
+    pixels = source._images.pixels
+
+    def counted(sample: Sample, epoch: int) -> torch.Tensor:
+        decoded.append(sample.key)
+        return pixels(sample, epoch)
+
+    monkeypatch.setattr(source._images, "pixels", counted)
+    used = 0
+    for batch in source.epoch(0):
+        for _ in range(2):
+            for _ in batch.parts:
+                used += 1
+                assert len(decoded) <= used + AHEAD
+    assert used == len(decoded) == 2 * 4 * source.steps_per_epoch
 
 
 def test_pretrain_batches(samples: list[Sample], tiny_clip_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from proclip.data.key_table import digests
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key, text_key
 from proclip.errors import ProclipError
 
@@ -141,7 +144,7 @@ def test_an_unknown_key_is_named(path: Path) -> None:
 def test_resuming_keeps_complete_shards_and_refuses_a_key_twice(path: Path) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in path.glob("shard-*")}
     with StoreWriter(path, IDENTITY, 64, shard_size=4) as writer:
-        assert list(writer.done_keys) == KEYS
+        assert writer.missing(["new", *KEYS]) == [0]
         with pytest.raises(ProclipError, match="'openmoji/3#short' would stand twice"):
             writer.add(["new", KEYS[3]], vectors(2))
         with pytest.raises(ProclipError, match="'new' would stand twice"):
@@ -194,9 +197,8 @@ def test_a_kill_loses_only_the_shard_that_was_being_made(path: Path, tmp_path: P
     assert process.returncode == -signal.SIGKILL
     assert list(EmbeddingStore.open(folder, expect=IDENTITY).keys) == KEYS[:4]
     with StoreWriter(folder, IDENTITY, 64, shard_size=4) as writer:  # the dead process's lock is gone with it
-        for n, key in enumerate(KEYS):
-            if key not in writer.done_keys:
-                writer.add([key], vectors()[n : n + 1], cut=torch.tensor([n % 2 == 1]))
+        for n in writer.missing(KEYS):
+            writer.add(KEYS[n : n + 1], vectors()[n : n + 1], cut=torch.tensor([n % 2 == 1]))
     uninterrupted = {file.name: file.read_bytes() for file in path.glob("[!.]*")}
     assert {file.name: file.read_bytes() for file in folder.glob("[!.]*")} == uninterrupted
 
@@ -240,7 +242,7 @@ def test_a_shard_of_the_right_size_but_not_its_content_is_detected(path: Path) -
     values = json.loads((path / "manifest.json").read_text())
     values["shards"][1] |= {"rows": 3, "bytes": shard.stat().st_size}
     (path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(ProclipError, match="holds 4 keys"):
+    with pytest.raises(ProclipError, match=r"holds vectors \(4, 64\) float32, its manifest says \(3, 64\)"):
         EmbeddingStore.open(path)
 
 
@@ -275,6 +277,117 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, embeds: Tensor, messag
 def test_keys() -> None:
     assert caption_key("openmoji/1F600", "name_de") == "openmoji/1F600#name_de"
     assert text_key("a cat") == "sha256:51e467415607798220a3776f6ae1a2a09ddc7e5dcdc955d685477b4cf05ade22"
+
+
+FIRST_DTYPES = [("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)]
+
+
+def first_version(folder: Path, dtype: str, stored: torch.dtype) -> None:
+    """A store as version 1 wrote it: keys in each shard's metadata, 64 bits of each text's hash."""
+    entries = []
+    for number, span in enumerate((slice(0, 4), slice(4, 10))):
+        tensors = {
+            "embeds": vectors()[span].to(stored),
+            "text_sha256": torch.from_numpy(digests([f"text of {key}" for key in KEYS[span]])[:, 0].copy()),
+            "cut": ODD[span],
+        }
+        content = save(tensors, metadata={"keys": json.dumps(KEYS[span])})
+        name, digest = f"shard-{number:05d}.safetensors", hashlib.sha256(content).hexdigest()
+        entry = {"file": name, "rows": len(KEYS[span]), "truncated": 2, "bytes": len(content), "sha256": digest}
+        entries.append(entry)
+        (folder / name).write_bytes(content)
+    manifest = {"format": "proclip-embeddings", "version": 1, "rows": 10, "truncated": 4, "identity": IDENTITY,
+                "dim": 64, "dtype": dtype, "shards": entries}  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("dtype", "stored"), FIRST_DTYPES)
+def test_a_store_of_version_1_is_read_and_gone_on_with(
+    tmp_path: Path, dtype: Any, stored: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    first_version(tmp_path, dtype, stored)
+    captions = [(key, f"text of {key}") for key in KEYS]
+    order = [9, 0, 5]
+    for _ in range(2):  # as it was found, then with the index that the first reader left
+        store = EmbeddingStore.open(tmp_path, expect=IDENTITY)
+        assert torch.equal(store.rows([KEYS[n] for n in order]), vectors()[order].to(stored).float())
+        assert list(store.keys) == KEYS
+        cut = store.cut(KEYS)
+        assert cut is not None and torch.equal(cut, ODD)
+        store.check(captions)
+        store.verify()
+        with pytest.raises(ProclipError, match="'openmoji/9#short' has changed"):
+            store.check([*captions[:9], (KEYS[9], "another")])
+    assert (tmp_path / "index.safetensors").is_file()
+    with StoreWriter(tmp_path, IDENTITY, 64, dtype=dtype) as writer:
+        assert "was of version 1" in caplog.text
+        writer.add(["new"], vectors(1, seed=1))
+    store = EmbeddingStore.open(tmp_path)
+    assert (store.manifest.version, list(store.keys), len(store)) == (2, [*KEYS, "new"], 11)
+    wanted = torch.cat([vectors(1, seed=1), vectors()[3:4]]).to(stored).float()
+    assert torch.equal(store.rows(["new", KEYS[3]]), wanted)
+    store.verify()
+
+
+@pytest.mark.parametrize("what", ["missing", "of another state", "cut off"])
+def test_an_index_that_is_not_there_or_not_right_is_made_anew(path: Path, what: str) -> None:
+    index = path / "index.safetensors"
+    right = index.read_bytes()
+    if what == "missing":
+        index.unlink()
+    elif what == "cut off":
+        index.write_bytes(right[: len(right) // 2])
+    else:
+        with StoreWriter(path, IDENTITY, 64) as writer:
+            writer.add(["new"], vectors(1))
+        right, _ = index.read_bytes(), index.write_bytes(right)
+    store = EmbeddingStore.open(path)
+    assert torch.equal(store.rows(KEYS), vectors())
+    assert index.read_bytes() == right
+
+
+def test_a_reader_leaves_an_index_to_the_one_who_writes(path: Path) -> None:
+    with StoreWriter(path, IDENTITY, 64):
+        (path / "index.safetensors").unlink()
+        assert torch.equal(EmbeddingStore.open(path).rows(KEYS), vectors())
+        assert not (path / "index.safetensors").exists()
+
+
+def test_a_key_that_stands_twice_is_noticed(path: Path) -> None:
+    table = path / "keys-00001.safetensors"
+    shutil.copy(path / "keys-00000.safetensors", table)
+    (path / "index.safetensors").unlink()
+    values = json.loads((path / "manifest.json").read_text())
+    values["tables"][1] = values["tables"][0] | {"file": table.name}
+    (path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ProclipError, match="'openmoji/0#short' stands twice"):
+        EmbeddingStore.open(path)
+
+
+def test_rows_are_looked_up_once_and_read_often(path: Path) -> None:
+    store = EmbeddingStore.open(path)
+    rows = store.find([KEYS[n] for n in (9, 0, 5, 5, 3)])
+    assert rows.tolist() == [9, 0, 5, 5, 3]
+    assert torch.equal(store.at(rows), vectors()[rows])
+    assert store.holds([KEYS[2], "nothing"]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_reading_is_that_of_torch(tmp_path: Path, dtype: Any) -> None:
+    """Blocks, shards and scales against the library's own reader and torch's arithmetic."""
+    count, keys = 700, [str(n) for n in range(700)]
+    embeds = vectors(count, 1000)
+    with StoreWriter(tmp_path / "s", IDENTITY, 1000, dtype=dtype, shard_size=300) as writer:
+        for start in range(0, count, 100):
+            writer.add(keys[start : start + 100], embeds[start : start + 100])
+    parts = []
+    for shard in sorted((tmp_path / "s").glob("shard-*")):
+        tensors = load_file(shard)
+        rows = tensors["embeds"].float()
+        parts.append(rows * tensors["scale"].unsqueeze(1) if dtype == "int8" else rows)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).repeat(2)
+    found = EmbeddingStore.open(tmp_path / "s").rows([keys[n] for n in order])
+    assert torch.equal(found, torch.cat(parts)[order])
 
 
 def test_opening_and_reading_is_fast(tmp_path: Path) -> None:

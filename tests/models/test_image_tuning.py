@@ -259,7 +259,7 @@ def test_what_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ProclipError, match=r"'query' names no linear layer.*fc1, fc2, k_proj, out_proj, q_proj, v_proj"
     ):
         ImageTuner(clip_tower(), ImageTuningConfig(mode="lora", targets=("q_proj", "query")))
-    with pytest.raises(ProclipError, match=r"a Linear does not say what its blocks are: use 'full'"):
+    with pytest.raises(ProclipError, match=r"a Linear does not say what its blocks are: use mode 'full'"):
         ImageTuner(nn.Linear(2, 2), ImageTuningConfig(mode="lora"))
     with pytest.raises(
         ProclipError, match=r"dropout must be 0 here: layers\.0\.self_attn is an nn\.MultiheadAttention"

@@ -1,40 +1,121 @@
-"""Several processes train as one does."""
+"""Two and four processes train as one does, whole (DDP) or in shards (FSDP2)."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import tiny_tune
+import pytest
+import several_processes as several
 import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
-from tiny_tune import Share, tiny_stage
+from several_processes import KINDS, STEPS, How, first_half, run_folder
+from torch import Tensor
 
+from proclip.errors import ProclipError
 from proclip.train.checkpoint import latest_checkpoint
 
-PROCESSES = 2
+CLOSE = {"rtol": 1e-3, "atol": 2e-5}
+"""AdamW makes of a rounding error in a gradient near 0 a step of some size."""
 
 
-def work(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES
-    )
-    try:
-        tiny_tune.train(folder / "run", Share(rank, PROCESSES), tiny_stage(dropout=0.0))
-        torch.manual_seed(rank)
-        again = tiny_tune.train(folder / "run", Share(rank, PROCESSES), tiny_stage(dropout=0.0))
-        assert again.resumed_at == again.steps
-    finally:
-        torch.distributed.destroy_process_group()
+SOME = ("distill", "tune", "parts")
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (tmp_path,), nprocs=PROCESSES)
-    tiny_tune.train(tmp_path / "one", stage=tiny_stage(dropout=0.0))
-    paths = [latest_checkpoint(tmp_path / name / "checkpoints" / "tune") for name in ("one", "run")]
-    one, two = (load_file(p / "stage.safetensors") for p in paths if p is not None)
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-    lines = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in ("one", "run")]
-    assert lines[0] == lines[1]
+def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str]) -> Path:
+    """Of one process, and of several."""
+    for kind in kinds:
+        several.train(run_folder(folder, kind, 1, "ddp"), kind)
+    torch.multiprocessing.spawn(several.work, (folder, worlds, kinds), nprocs=worlds[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some stages by two processes."""
+    return runs(tmp_path_factory.mktemp("two"), (2,), SOME)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage, by two and by four."""
+    return runs(tmp_path_factory.mktemp("four"), (4, 2), KINDS)
+
+
+def saved(run: Path, kind: str) -> dict[str, Tensor]:
+    """Weights, EMA teacher and the optimiser's moments after the last step."""
+    path = latest_checkpoint(run / "checkpoints" / kind)
+    assert path is not None and path.name == f"step-{2 * STEPS:08d}"
+    return load_file(path / "stage.safetensors") | load_file(path / "optimizer.safetensors")
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_as_one(folder: Path, kind: str, world: int, how: How) -> None:
+    one, run = run_folder(folder, kind, 1, "ddp"), run_folder(folder, kind, world, how)
+    wanted, found = saved(one, kind), saved(run, kind)
+    assert_close(found, wanted)
+    given = torch.load(run / "given.pt", weights_only=True)  # what the last process's caller has then
+    assert_close(given, {name: tensor for name, tensor in found.items() if name in given})
+    assert len(lines(run)) == len(lines(one)) == 2 * STEPS
+    for mine, other in zip(lines(run), lines(one), strict=True):
+        measured = {k: v for k, v in other.items() if k not in ("stage", "seconds", "samples_per_second")}
+        assert {k: mine[k] for k in measured} == pytest.approx(measured, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", SOME)
+def test_two_processes_train_as_one(folder: Path, kind: str, how: How) -> None:
+    assert_as_one(folder, kind, 2, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_processes_train_as_one(everything: Path, kind: str, world: int, how: How) -> None:
+    assert_as_one(everything, kind, world, how)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_moves_what_is_compared(kind: str, tmp_path: Path) -> None:
+    several.train(tmp_path, kind)
+    before, after = several.make_stage(kind).state_dict(), saved(tmp_path, kind)
+    still = {name for name, tensor in before.items() if torch.allclose(tensor, after[name], atol=1e-3)}
+    assert still <= {"adapter.input_mean", "adapter.input_std", "image_tower.idle", "teacher.idle"} | {
+            name for name in before if (kind == "last block" and ".embed" in name) or "_blocks.0" in name
+        } | {name for name in before if kind == "frozen" and name.endswith("embed.bias")}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_go_on_in_shards_from_what_four_had_done_whole(everything: Path) -> None:
+    assert_close(saved(everything / "fewer go on", "tune"), saved(run_folder(everything, "tune", 1, "ddp"), "tune"))
+
+
+def test_one_goes_on_from_what_two_had_done_in_shards(folder: Path, tmp_path: Path) -> None:
+    first_half(run_folder(folder, "tune", 2, "fsdp"), "tune", tmp_path / "run")
+    _, result = several.train(tmp_path / "run", "tune")
+    assert (result.resumed_at, result.steps) == (STEPS, 2 * STEPS)
+    assert_close(saved(tmp_path / "run", "tune"), saved(run_folder(folder, "tune", 1, "ddp"), "tune"))
+
+
+def test_another_global_batch_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_half(run_folder(folder, "tune", 2, "ddp"), "tune", tmp_path / "run")
+    monkeypatch.setattr(several, "BATCH", 4)
+    with pytest.raises(ProclipError, match="has global_batch 8, this run 4"):
+        several.train(tmp_path / "run", "tune")
+
+
+def test_sources_that_differ_are_an_error_on_every_process(folder: Path) -> None:
+    for rank in range(2):
+        assert "differ in global_batch (by rank: 8, 10)" in (folder / f"odd-{rank}.txt").read_text()

@@ -30,6 +30,12 @@ class ImageTuningConfig:
     targets: tuple[str, ...] = ()
     """``lora``: last parts of the names of the layers to change, such as ``["q_proj", "v_proj"]``; empty: every linear
     layer of the blocks."""
+    gradient_checkpointing: bool = False
+    """Keep of each block only its input, and compute the rest again in the backward pass: the same gradients in much
+    less memory and about a quarter more time."""
+    compile: bool = False
+    """Run the tower, and a teacher in memory, through ``torch.compile``. The first steps take a minute; it needs a C++
+    compiler on a CPU, Triton on a GPU."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -40,3 +46,5 @@ class ImageTuningConfig:
         require(self.rank >= 1, "tune.image.rank", "1 or more", self.rank)
         require(self.alpha is None or self.alpha > 0, "tune.image.alpha", "above 0", self.alpha)
         require(0 <= self.dropout < 1, "tune.image.dropout", "in [0, 1)", self.dropout)
+        of_use = not self.gradient_checkpointing or self.mode != "locked"
+        require(of_use, "tune.image.gradient_checkpointing", "left alone where nothing of the tower is trained", True)

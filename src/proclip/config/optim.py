@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import ProclipError
@@ -61,8 +61,13 @@ class OptimConfig:
     """Largest global gradient norm."""
     autocast: Literal["none", "bfloat16", "float16"] = "none"
     """Arithmetic of the towers under autocast; losses are always float32."""
+    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata={"hashed": False})
+    """How several processes share what is trained: each has all of it (``ddp``), or a part of every block (``fsdp``,
+    for towers that do not fit). It changes no result, and a checkpoint of one is one of the other."""
 
     def __post_init__(self) -> None:
+        halves = self.parallel == "fsdp" and self.autocast == "float16"
+        require(not halves, "optim.autocast", "'none' or 'bfloat16' with optim.parallel = 'fsdp'", self.autocast)
         require(self.lr >= 0, "optim.lr", "0 or more", self.lr)
         require(self.eps > 0, "optim.eps", "above 0", self.eps)
         require(all(0 <= b < 1 for b in self.betas), "optim.betas", "two numbers in [0, 1)", self.betas)

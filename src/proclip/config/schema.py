@@ -125,6 +125,9 @@ class TuneConfig:
     """Passes over the images."""
     batch_size: int = 512
     """Pairs a step (on each process)."""
+    micro_batch_size: int | None = None
+    """Pairs that are in memory at a time: the batch is walked twice in such parts, for the loss and gradient of the
+    whole at about a third more time (cached gradients, docs/method.md). None: the whole batch at once."""
     distillation_weight: float = 4e-4
     """lambda of the paper; 0 is contrastive tuning alone and builds no teacher."""
     contrastive: Literal["infonce", "sigmoid"] = "infonce"
@@ -138,6 +141,9 @@ class TuneConfig:
     augmentation."""
     ema_decay: float = 0.999
     """a of the paper, of the teacher ``ema``: teacher <- a teacher + (1 - a) student after every step."""
+    teacher_stride: int = 1
+    """L_reg is taken over every so many-th picture of a batch, which is in random order, and a teacher in memory sees
+    these alone; lambda means the same. 1 is the paper; 2 halves what the teacher costs."""
     image: ImageTuningConfig = field(default_factory=ImageTuningConfig)
     """What of the image tower is trained."""
     loss: DistillLossConfig = field(default_factory=DistillLossConfig)
@@ -156,6 +162,24 @@ class TuneConfig:
         of_use = self.teacher == "ema" or (self.distillation_weight > 0 and self.image.mode != "locked")
         why = "left alone where there is nothing to hold back (tune.image.mode 'locked' or distillation_weight 0)"
         require(of_use, "tune.teacher", why, self.teacher)
+        plain = self.optim.parallel == "ddp" or (self.image.mode != "lora" and not self.image.compile)
+        why = "'ddp' with tune.image.mode = 'lora' and with tune.image.compile"
+        require(plain, "tune.optim.parallel", why, self.optim.parallel)
+        _require_parts("tune", self.batch_size, self.micro_batch_size)
+        self._check_stride()
+
+    def _check_stride(self) -> None:
+        stride, batch = self.teacher_stride, self.micro_batch_size or self.batch_size
+        require(stride >= 1, "tune.teacher_stride", "1 or more", stride)
+        if stride == 1:
+            return
+        what = f"a divisor of {batch} (tune.micro_batch_size or batch_size) that leaves two pictures of a batch"
+        require(batch % stride == 0 and self.batch_size >= 2 * stride, "tune.teacher_stride", what, stride)
+        require(
+            self.teacher != "cached", "tune.teacher_stride", "1 for the teacher 'cached', which costs nothing", stride
+        )
+        paper = self.loss.reduction == "paper"
+        require(not paper, "tune.teacher_stride", "1 where tune.loss.reduction is 'paper': sums over the batch", stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +197,8 @@ class PretrainConfig:
     """Passes over the images."""
     batch_size: int = 256
     """Pairs a step (on each process)."""
+    micro_batch_size: int | None = None
+    """Pairs that are in memory at a time, see `TuneConfig`; None: the whole batch at once."""
     image_size: int = 72
     """Side of the image, pixels."""
     patch_size: int = 12
@@ -208,6 +234,12 @@ class PretrainConfig:
         require(self.text_width % 64 == 0, "pretrain.text_width", "a multiple of 64 (a head's width)", self.text_width)
         require(self.epochs >= 1, "pretrain.epochs", "1 or more", self.epochs)
         require(self.batch_size >= 2, "pretrain.batch_size", "at least 2", self.batch_size)
+        _require_parts("pretrain", self.batch_size, self.micro_batch_size)
+
+
+def _require_parts(stage: str, batch_size: int, micro_batch_size: int | None) -> None:
+    fits = micro_batch_size is None or 1 <= micro_batch_size < batch_size
+    require(fits, f"{stage}.micro_batch_size", f"in [1, {batch_size}), {stage}.batch_size", micro_batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ Letters: b batch, h width of the LLM's embeddings, d width of the shared space, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -54,6 +54,19 @@ class PretrainBatch:
     """[b] int64."""
     text_ids: Tensor
     """[b] int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatches(Generic[BatchT_co]):
+    """A batch too large for the memory, in parts."""
+
+    parts: Iterable[BatchT_co]
+    """Batches whose samples, one part after the other, are the whole's. They can be walked several times and are the
+    same each time; no walk keeps more than a few."""
+    image_ids: Tensor
+    """[b] int64 of the whole batch."""
+    text_ids: Tensor
+    """[b] int64 of the whole batch."""
 
 
 class BatchSource(Protocol[BatchT_co]):

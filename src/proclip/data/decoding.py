@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import ProclipError
 from ..models.preprocess import read_image
+from .ahead import DECODE_THREADS
 from .dataset import Sample
-from .loaders import DECODE_THREADS
 
 PICTURES_A_CHUNK = 256
 NAMED = 5

@@ -6,8 +6,6 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -22,15 +20,13 @@ from ..errors import ProclipError
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.towers import TextTokenizer
 from ..seeding import derive_seed, generator
-from .batches import DistillBatch, PretrainBatch, TuneBatch
+from .ahead import ahead, in_parts
+from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .dataset import Sample, caption_of, check_captions
 from .store import EmbeddingStore, caption_key
 from .transforms import augment
 
 T = TypeVar("T")
-B = TypeVar("B")
-DECODE_THREADS = min(16, os.cpu_count() or 1)
-AHEAD = 2
 
 
 class _Order(Generic[T]):
@@ -53,18 +49,6 @@ class _Order(Generic[T]):
             yield [self.items[i] for i in order[first : first + self.batch_size]]
 
 
-def _ahead(items: Iterator[T], make: Callable[[T, ThreadPoolExecutor], Callable[[], B]]) -> Iterator[B]:
-    """Start the work of the next batches while the present one is used."""
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        waiting: deque[Callable[[], B]] = deque()
-        for item in items:
-            waiting.append(make(item, pool))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft()()
-        while waiting:
-            yield waiting.popleft()()
-
-
 def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
@@ -80,6 +64,15 @@ class _Images:
 
     def column(self, sample: Sample, epoch: int) -> str:
         return self.captions[int(self._rng("caption", epoch, sample.key).integers(len(self.captions)))]
+
+    def drawn(self, samples: Sequence[Sample], epoch: int) -> list[tuple[str, str]]:
+        """Key and text of the caption that each sample goes with."""
+        columns = [self.column(s, epoch) for s in samples]
+        return [(caption_key(s.key, c), caption_of(s, c)) for s, c in zip(samples, columns, strict=True)]
+
+    def ids(self, samples: Sequence[Sample], epoch: int) -> tuple[Tensor, Tensor]:
+        """Image ids and text ids."""
+        return _ids([s.key for s in samples]), _ids([text for _, text in self.drawn(samples, epoch)])
 
     def pixels(self, sample: Sample, epoch: int) -> Tensor:
         rng = self._rng("augment", epoch, sample.key)
@@ -120,8 +113,8 @@ class DistillBatches:
         pairs = [(caption_key(s.key, own), caption_key(s.key, other)) for s in samples for own, other in targets]
         self.llm, self.teacher = llm, teacher
         for store, columns in zip((llm, teacher), zip(*targets, strict=True), strict=True):
-            captions = {caption_key(s.key, column): s.captions[column] for s in samples for column in columns}
-            store.check({key: text for key, text in captions.items() if store is llm or key not in left_out})
+            captions = ((caption_key(s.key, column), s.captions[column]) for s in samples for column in columns)
+            store.check((key, text) for key, text in captions if store is llm or key not in left_out)
         self._llm_keys = [own for own, _ in pairs]
         kept = [pair for pair in pairs if pair[1] not in left_out]
         self.texts, self.left_out = len(pairs), len(pairs) - len(kept)
@@ -167,36 +160,38 @@ class TuneBatches:
     ) -> None:
         check_captions(samples, config.captions)
         self._keys = [caption_key(s.key, column) for s in samples for column in config.captions]
-        llm.check({caption_key(s.key, column): s.captions[column] for s in samples for column in config.captions})
-        if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
-            teacher.rows([absent])  # raises, naming the key and the store
+        llm.check((caption_key(s.key, column), s.captions[column]) for s in samples for column in config.captions)
+        if teacher is not None:
+            teacher.find([s.key for s in samples])  # raises where one is missing, naming the key and the store
         self.llm, self.teacher = llm, teacher
         self._images = _Images(config.captions, preprocess, config.augment, seed)
         self._order = _Order(samples, config.batch_size, seed, "images")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
+        self.micro_batch_size = config.micro_batch_size
 
     def training_llm_embeds(self) -> Tensor:
         """Every caption's LLM embedding, [n, h]: what the adapter's input norm is fitted to."""
         return self.llm.rows(self._keys)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch]:
-        """The batches of a pass, without the first `start`."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch | MicroBatches[TuneBatch]]:
+        """The batches of a pass, without the first `start`; in parts where ``tune.micro_batch_size`` says so."""
 
         def make(samples: list[Sample], pool: ThreadPoolExecutor) -> Callable[[], TuneBatch]:
             pixels = self._images.start(samples, epoch, pool)
-            columns = [self._images.column(s, epoch) for s in samples]
-            llm_embeds = self.llm.rows([caption_key(s.key, c) for s, c in zip(samples, columns, strict=True)])
-            texts = [caption_of(s, c) for s, c in zip(samples, columns, strict=True)]
-            keys = [s.key for s in samples]
+            captions, keys = self._images.drawn(samples, epoch), [s.key for s in samples]
+            llm_embeds = self.llm.rows([key for key, _ in captions])
             return lambda: TuneBatch(
                 pixel_values=torch.stack([p.result() for p in pixels]),
                 llm_embeds=llm_embeds,
                 image_ids=_ids(keys),
-                text_ids=_ids(texts),
+                text_ids=_ids([text for _, text in captions]),
                 teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
             )
 
-        return _ahead(self._order.batches(epoch, start), make)
+        order = self._order.batches(epoch, start)
+        if self.micro_batch_size is None:
+            return ahead(order, make)
+        return in_parts(order, self.micro_batch_size, make, lambda samples: self._images.ids(samples, epoch))
 
 
 class PretrainBatches:
@@ -215,6 +210,7 @@ class PretrainBatches:
         self._images = _Images(config.captions, preprocess, config.augment, seed)
         self._order = _Order(samples, config.batch_size, seed, "images")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
+        self.micro_batch_size = config.micro_batch_size
 
     def truncated(self) -> tuple[int, int]:
         """How many distinct captions are longer than the text tower reads, and how many there are."""
@@ -222,12 +218,12 @@ class PretrainBatches:
         chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
         return sum(self.tokenizer(chunk).truncated for chunk in chunks), len(texts)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[PretrainBatch]:
-        """The batches of a pass, without the first `start`."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[PretrainBatch | MicroBatches[PretrainBatch]]:
+        """The batches of a pass, without the first `start`; in parts where ``pretrain.micro_batch_size`` says so."""
 
         def make(samples: list[Sample], pool: ThreadPoolExecutor) -> Callable[[], PretrainBatch]:
             pixels = self._images.start(samples, epoch, pool)
-            texts = [caption_of(s, self._images.column(s, epoch)) for s in samples]
+            texts = [text for _, text in self._images.drawn(samples, epoch)]
             tokens = self.tokenizer(texts)
             return lambda: PretrainBatch(
                 pixel_values=torch.stack([p.result() for p in pixels]),
@@ -237,4 +233,7 @@ class PretrainBatches:
                 text_ids=_ids(texts),
             )
 
-        return _ahead(self._order.batches(epoch, start), make)
+        order = self._order.batches(epoch, start)
+        if self.micro_batch_size is None:
+            return ahead(order, make)
+        return in_parts(order, self.micro_batch_size, make, lambda samples: self._images.ids(samples, epoch))

@@ -26,31 +26,29 @@ class SharedStore:
     """Vectors by key: an embedding store in a folder, or in memory where there is none.
 
     In a folder they are kept as float32, so that a figure does not depend on the cache. Processes that ask for the same
-    keys in the same order share the work: each adds its own units of keys, and all read the whole.
+    keys in the same order share the work: each adds its own units of keys, and all read the whole. In memory there is
+    nothing to share, and each does all of it.
 
     Args:
         folder: of the store; None: in memory.
         identity: of what makes the vectors.
 
     Raises:
-        ProclipError: the store is another encoder's (the message lists the fields that differ) or is damaged; several
-            processes and no folder.
+        ProclipError: the store is another encoder's (the message lists the fields that differ) or is damaged.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        if folder is None and distributed.world_size() > 1:
-            raise ProclipError(
-                "several processes share what they encode over a cache folder: give one, and the encoder an identity, "
-                "or run one process"
-            )
         self.folder, self.identity = folder, dict(identity)
         self._memory: dict[str, Encoded] = {}
         self._waiting: list[tuple[Sequence[str], Encoded, Sequence[str] | None]] = []
         self._saved = time.monotonic()
         self._store = self._open()
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._memory or (self._store is not None and key in self._store)
+    def _absent(self, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that have no vector."""
+        if self._store is None:
+            return [key for key in keys if key not in self._memory]
+        return [key for key, there in zip(keys, self._store.holds(keys).tolist(), strict=True) if not there]
 
     def verify(self) -> None:
         """Read the whole store that is there and compare the hashes of its shards.
@@ -74,14 +72,16 @@ class SharedStore:
             the units' keys that are not there; a unit of which nothing is missing is left out.
         """
         units = [keys[start : start + unit] for start in range(0, len(keys), unit)]
-        own = units[distributed.rank() :: distributed.world_size()]
-        missing = any(key not in self for key in keys)
+        shared = self.folder is not None
+        own = units[distributed.rank() :: distributed.world_size()] if shared else units
+        missing = bool(self._absent(keys))
         self._saved = time.monotonic()
         try:
-            yield [part for part in ([key for key in one if key not in self] for one in own) if part]
+            yield [part for part in map(self._absent, own) if part]
         finally:
             self._save()
-        distributed.barrier()
+        if shared:
+            distributed.barrier()
         if missing:
             self._store = self._open()
 
@@ -128,7 +128,7 @@ class SharedStore:
             dim = self._waiting[0][1].embeds.shape[1]
             with StoreWriter(self.folder, self.identity, dim, wait_seconds=WAIT_SECONDS) as writer:
                 for keys, encoded, texts in self._waiting:
-                    new = [n for n, key in enumerate(keys) if key not in writer.done_keys]
+                    new = writer.missing(keys)
                     writer.add(
                         [keys[n] for n in new],
                         encoded.embeds[new],

@@ -1,14 +1,14 @@
 """Embedding store: vectors by key in memory-mapped shards, with a manifest that says how they were made.
 
-docs/data_format.md describes the files. A store is written by one process at a time and read by any number.
+docs/data_format.md describes the files. A store is written by one job at a time and read by any number.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,10 +20,22 @@ from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import write_atomically
-from .store_format import MANIFEST, Manifest, Shard, ShardEntry, StoreDtype, pack, unpack
+from .key_table import Found, Ints, KeyIndex, KeyTable, digests
+from .store_folder import (
+    LOCK_SECONDS,
+    first_repeated,
+    index_for_reading,
+    index_of,
+    lock,
+    shard_name,
+    start,
+    starts_of,
+    table_name,
+)
+from .store_format import UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
 
-LOCK = ".lock"
-LOCK_SECONDS = 10.0
+CHECKED = 1 << 16
+"""Captions that are compared at a time."""
 
 
 def caption_key(sample_key: str, column: str) -> str:
@@ -36,11 +48,6 @@ def text_key(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def text_digest(text: str) -> int:
-    """64 bits of a text's hash, signed: stored beside its vector, to notice that a caption has changed."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
-
-
 class EmbeddingStore:
     """A store that is read. Make one with `open`.
 
@@ -48,18 +55,16 @@ class EmbeddingStore:
         folder: of the store.
         manifest: what it says of itself.
         shards: opened, in the manifest's order.
+        index: of its keys.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, shards: Sequence[Shard], index: KeyIndex) -> None:
         self.folder, self.manifest = folder, manifest
-        self._shards = shards
-        self._starts = np.cumsum([0] + [len(shard.keys) for shard in shards])[:-1]
-        keys = (key for shard in shards for key in shard.keys)
-        self._positions = {key: position for position, key in enumerate(keys)}
+        self._shards, self._index, self._starts = shards, index, starts_of(manifest)
 
     @classmethod
     def open(cls, path: str | Path, expect: Mapping[str, Any] | None = None) -> EmbeddingStore:
-        """Open a store; vectors stay on disk until they are asked for.
+        """Open a store; vectors and keys stay on disk until they are asked for.
 
         Args:
             path: folder.
@@ -73,7 +78,9 @@ class EmbeddingStore:
         manifest = Manifest.read(folder)
         if expect is not None:
             manifest.check(folder, expect)
-        return cls(folder, manifest, [Shard.open(folder, entry, manifest) for entry in manifest.shards])
+        manifest.check_files(folder)
+        shards = [Shard.open(folder / entry.file, entry, manifest) for entry in manifest.shards]
+        return cls(folder, manifest, shards, index_for_reading(folder, manifest))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -96,15 +103,46 @@ class EmbeddingStore:
         return sum(shard.truncated for shard in self.manifest.shards)
 
     @property
-    def keys(self) -> KeysView[str]:
-        """All keys, in the order written."""
-        return self._positions.keys()
+    def keys(self) -> Iterator[str]:
+        """All keys, in the order written, read from disk."""
+        return (key for table in self.manifest.key_tables(self.folder) for key in table)
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._index)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._positions
+        return isinstance(key, str) and bool(self.holds([key])[0])
+
+    def holds(self, keys: Sequence[str]) -> Tensor:
+        """Which keys are there, [n] bool."""
+        return torch.from_numpy(self._index.find(digests(keys)).rows >= 0)
+
+    def find(self, keys: Sequence[str]) -> Tensor:
+        """Rows of keys, [n] int64, for `at`: a loop that reads the same keys again and again looks them up once.
+
+        Raises:
+            ProclipError: a key is not in the store.
+        """
+        return torch.from_numpy(self._found(keys).rows)
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Vectors by row.
+
+        Args:
+            rows: [n] int64, as `find` gives them.
+
+        Returns:
+            [n, dim] float32.
+        """
+        embeds = np.empty((len(rows), self.dim), dtype=np.float32)
+        for places, shard, own in self._of_shards(rows.numpy()):
+            if places is None:
+                shard.read(own, embeds)
+                continue
+            part = np.empty((len(own), self.dim), dtype=np.float32)
+            shard.read(own, part)
+            embeds[places] = part
+        return torch.from_numpy(embeds)
 
     def rows(self, keys: Sequence[str]) -> Tensor:
         """Vectors by key.
@@ -118,86 +156,90 @@ class EmbeddingStore:
         Raises:
             ProclipError: a key is not in the store.
         """
-        embeds = torch.empty(len(keys), self.dim)
-        for places, shard, rows in self._find(keys):
-            embeds[places] = unpack(shard.tensors, rows)
-        return embeds
+        return self.at(self.find(keys))
 
     def cut(self, keys: Sequence[str]) -> Tensor | None:
-        """Which texts were longer than the embedder reads, by key: [n] bool; None where a shard does not say.
+        """Which texts were longer than the embedder reads, by key: [n] bool; None where one is not known.
 
         Raises:
             ProclipError: a key is not in the store.
         """
-        cut = torch.empty(len(keys), dtype=torch.bool)
-        for places, shard, rows in self._find(keys):
-            if "cut" not in shard.tensors:
-                return None
-            cut[places] = shard.tensors["cut"][rows]
-        return cut
+        cut = np.full(len(keys), UNKNOWN, dtype=np.uint8)
+        for places, shard, rows in self._of_shards(self._found(keys).rows):
+            if shard.cut is not None:
+                cut[slice(None) if places is None else places] = shard.cut[rows]
+        return None if bool((cut == UNKNOWN).any()) else torch.from_numpy(cut != 0)
 
-    def _find(self, keys: Sequence[str]) -> Iterator[tuple[Tensor, Shard, Tensor]]:
-        """Shards that hold some of the keys: places among the keys [m], shard, rows of the shard [m]."""
-        try:
-            positions = np.fromiter((self._positions[key] for key in keys), dtype=np.int64, count=len(keys))
-        except KeyError as error:
+    def _found(self, keys: Sequence[str]) -> Found:
+        found = self._index.find(digests(keys))
+        if len(keys) and int(found.rows.min()) < 0:
             raise ProclipError(
-                f"{error.args[0]!r} is not among the {len(self)} keys of the embeddings at {self.folder}: "
-                "run  proclip embed  with the recipe that needs it"
-            ) from None
-        shard_of = np.searchsorted(self._starts, positions, side="right") - 1
-        for number in np.unique(shard_of):
-            places = np.flatnonzero(shard_of == number)
-            rows = positions[places] - self._starts[number]
-            yield torch.from_numpy(places), self._shards[number], torch.from_numpy(rows)
+                f"{keys[int(found.rows.argmin())]!r} is not among the {len(self)} keys of the embeddings at "
+                f"{self.folder}: run  proclip embed  with the recipe that needs it"
+            )
+        return found
 
-    def check(self, captions: Mapping[str, str]) -> None:
+    def _of_shards(self, rows: Ints) -> Iterator[tuple[Ints | None, Shard, Ints]]:
+        """Shards that hold some of the rows: places among the rows [m] (None: all), shard, its own rows [m]."""
+        if len(self._shards) == 1:
+            yield None, self._shards[0], rows
+            return
+        order = np.argsort(rows)
+        shard_of = np.searchsorted(self._starts, rows[order], side="right") - 1
+        bounds = [*np.flatnonzero(np.diff(shard_of, prepend=-1)).tolist(), len(rows)]
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            number, places = int(shard_of[first]), order[first:last]
+            yield places, self._shards[number], rows[places] - self._starts[number]
+
+    def check(self, captions: Iterable[tuple[str, str]]) -> None:
         """Refuse captions that were not embedded, or that have changed since.
 
         Args:
-            captions: key -> text.
+            captions: pairs of key and text; a generator is read bit by bit.
 
         Raises:
             ProclipError: a key is not in the store, or the text embedded under it is another one.
         """
-        self.rows([key for key in captions if key not in self][:1])  # raises, naming the key
-        digests = (digest for shard in self._shards for digest in shard.tensors["text_sha256"].tolist())
-        embedded = dict(zip(self._positions, digests, strict=True))
-        for key, text in captions.items():
-            if embedded[key] not in (0, text_digest(text)):
-                raise ProclipError(
-                    f"the text of caption {key!r} has changed since it was embedded: delete {self.folder} and embed "
-                    "again, or give the caption another key"
-                )
+        remaining = iter(captions)
+        while chunk := list(islice(remaining, CHECKED)):
+            keys, texts = zip(*chunk, strict=True)
+            known = self._found(keys).texts
+            changed = (known != 0) & (known != digests(texts)[:, 0])
+            if bool(changed.any()):
+                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder))
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Read every shard whole and compare its hash.
+        """Read every file whole and compare its hash.
 
         Args:
-            progress: called with shards done and all shards.
+            progress: called with files done and all files.
 
         Raises:
-            ProclipError: a shard is not what was written.
+            ProclipError: a file is not what was written.
         """
-        for number, entry in enumerate(self.manifest.shards, start=1):
-            digest = hashlib.sha256()
-            with (self.folder / entry.file).open("rb") as file:
-                while chunk := file.read(1 << 22):
-                    digest.update(chunk)
-            if digest.hexdigest() != entry.sha256:
+        entries = (*self.manifest.shards, *self.manifest.tables)
+        for number, entry in enumerate(entries, start=1):
+            if hash_of(self.folder / entry.file) != entry.sha256:
                 raise ProclipError(
                     f"{self.folder / entry.file} has changed since it was written (its sha256 is not the manifest's): "
                     "delete the store's folder and embed again"
                 )
             if progress is not None:
-                progress(number, len(self.manifest.shards))
+                progress(number, len(entries))
+
+
+def changed_since(key: str, folder: Path, what: str = "text of caption") -> str:
+    """What is said of something that is no longer as it was when it was embedded."""
+    return (
+        f"the {what} {key!r} has changed since it was embedded: delete {folder} and embed again, or give it another key"
+    )
 
 
 class StoreWriter:
     """Writes a store, or goes on with one: what complete shards hold is kept, the rest is to be added again.
 
     Use it as a context manager; it holds the store's lock until it is closed. Rows wait in memory until they are
-    a shard; closing writes the last, shorter one.
+    a shard; closing writes the last, shorter one. Many captions, by one process or several: `embed_captions`.
 
     Args:
         path: folder; made if it is not there.
@@ -221,51 +263,43 @@ class StoreWriter:
         shard_size: int = 16384,
         wait_seconds: float = LOCK_SECONDS,
     ) -> None:
-        from filelock import FileLock, Timeout
-
         self.folder, self.shard_size = Path(path), shard_size
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / LOCK)
+        self._lock = lock(self.folder, wait_seconds)
         try:
-            self._lock.acquire(timeout=wait_seconds)
-        except Timeout:
-            raise ProclipError(
-                f"another process is writing the embeddings at {self.folder}: wait for its end"
-            ) from None
-        try:
-            self._manifest = self._start(Manifest(identity=dict(identity), dim=dim, dtype=dtype))
-            self._done: dict[str, int] = {}
-            for entry in self._manifest.shards:
-                shard = Shard.open(self.folder, entry, self._manifest)
-                self._done.update(zip(shard.keys, shard.tensors["text_sha256"].tolist(), strict=True))
+            self._manifest = start(self.folder, Manifest(identity=dict(identity), dim=dim, dtype=dtype))
+            self._segments = [index_of(self.folder, self._manifest, write=True)]
         except ProclipError:
             self._lock.release()
             raise
         self._keys: list[str] = []
-        self._digests: list[int] = []
+        self._waiting: set[str] = set()
+        self._texts: list[Ints] = []
         self._embeds: list[Tensor] = []
-        self._cut: list[bool | None] = []
+        self._cut: list[Tensor] = []
 
-    def _start(self, wanted: Manifest) -> Manifest:
-        """The manifest of the store that is there, or a new one."""
-        if (self.folder / MANIFEST).exists():
-            found = Manifest.read(self.folder)
-            found.check(self.folder, wanted.identity, dim=wanted.dim, dtype=wanted.dtype)
-            return found
-        if other := next((p.name for p in self.folder.iterdir() if not p.name.startswith(".")), None):
-            raise ProclipError(f"{self.folder} is no embedding store (it holds {other!r}): choose another folder")
-        wanted.write(self.folder)
-        return wanted
+    def missing(
+        self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = "text of caption"
+    ) -> list[int]:
+        """Places of the keys that have no vector yet, neither from before nor from this writer's own `add`.
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Of the embedder whose vectors the store takes."""
-        return self._manifest.identity
+        Args:
+            keys: n keys.
+            texts: of each, to be compared with what was embedded.
+            what: the texts are, for the message.
 
-    @property
-    def done_keys(self) -> Mapping[str, int]:
-        """Keys of all rows added, now or before, and the digest of each one's text (0 where none was given)."""
-        return self._done
+        Raises:
+            ProclipError: another text was embedded under a key.
+        """
+        hashes = digests(keys)
+        want = digests(texts)[:, 0] if texts is not None else np.zeros(len(keys), dtype=np.int64)
+        absent = np.array([key not in self._waiting for key in keys], dtype=np.bool_)
+        for index in self._segments:
+            found = index.find(hashes)
+            changed = (found.rows >= 0) & (found.texts != 0) & (want != 0) & (found.texts != want)
+            if bool(changed.any()):
+                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder, what))
+            absent &= found.rows < 0
+        return np.flatnonzero(absent).tolist()
 
     def add(
         self, keys: Sequence[str], embeds: Tensor, *, texts: Sequence[str] | None = None, cut: Tensor | None = None
@@ -288,44 +322,49 @@ class StoreWriter:
         finite = torch.isfinite(embeds).all(1)
         if not bool(finite.all()):
             raise ProclipError(f"the vector of {keys[int((~finite).nonzero()[0])]!r} is not finite")
-        digests = [text_digest(text) for text in texts] if texts is not None else [0] * len(keys)
-        new = dict(zip(keys, digests, strict=True))
-        if len(new) < len(keys) or not self._done.keys().isdisjoint(new):
-            twice = next(k for n, k in enumerate(keys) if k in self._done or k in keys[:n])
+        new = self.missing(keys)
+        if len(set(keys)) < len(keys) or len(new) < len(keys):
+            twice = next((key for n, key in enumerate(keys) if n not in set(new)), None) or first_repeated(keys)
             raise ProclipError(f"{twice!r} would stand twice in the embeddings at {self.folder}")
-        self._done |= new
         self._keys += keys
-        self._digests += digests
+        self._waiting.update(keys)
+        self._texts.append(digests(texts) if texts is not None else np.zeros((len(keys), 2), dtype=np.int64))
         self._embeds.append(embeds.detach().to("cpu", torch.float32))
-        self._cut += cut.tolist() if cut is not None else [None] * len(keys)
+        self._cut.append(cut.to("cpu", torch.uint8) if cut is not None else torch.full((len(keys),), UNKNOWN).byte())
         if len(self._keys) >= self.shard_size:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait as a shard, then the manifest that names it."""
+        """Write the rows that wait as a shard, then the table of their keys, then the manifest that names both."""
         if not self._keys:
             return
-        tensors = pack(torch.cat(self._embeds), self._manifest.dtype)
-        tensors["text_sha256"] = torch.tensor(self._digests, dtype=torch.int64)
-        if None not in self._cut:
-            tensors["cut"] = torch.tensor(self._cut)
-        content = save(tensors, metadata={"keys": json.dumps(self._keys, ensure_ascii=False)})
-        entry = ShardEntry(
-            file=f"shard-{len(self._manifest.shards):05d}.safetensors",
-            rows=len(self._keys),
-            truncated=len({d or k for k, d, cut in zip(self._keys, self._digests, self._cut, strict=True) if cut}),
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
+        manifest, cut, texts = self._manifest, torch.cat(self._cut), np.concatenate(self._texts)
+        shard = self.folder / shard_name(len(manifest.shards))
+        write_atomically(shard, save(pack(torch.cat(self._embeds), manifest.dtype) | {"cut": cut}))
+        rows = np.arange(manifest.rows, manifest.rows + len(self._keys))
+        table = KeyTable.of(self._keys, texts, rows)
+        file = self.folder / table_name(len(manifest.tables))
+        table.write(file)
+        lost = [n for n, one in enumerate(cut.tolist()) if one == 1]
+        truncated = len({tuple(texts[n]) if texts[n].any() else n for n in lost})
+        self._manifest = replace(
+            manifest,
+            shards=(*manifest.shards, ShardEntry.of(shard, len(self._keys), truncated)),
+            tables=(*manifest.tables, TableEntry.of(file, len(table))),
         )
-        write_atomically(self.folder / entry.file, content)
-        self._manifest = replace(self._manifest, shards=(*self._manifest.shards, entry))
         self._manifest.write(self.folder)
-        self._keys, self._digests, self._embeds, self._cut = [], [], [], []
+        self._segments.append(KeyIndex.of_tables([table]))
+        while len(self._segments) > 2 and len(self._segments[-2]) <= len(self._segments[-1]):
+            last = self._segments.pop()  # two of like size become one, so that there are few to search
+            self._segments[-1] = self._segments[-1].joined(last)
+        self._keys, self._texts, self._embeds, self._cut = [], [], [], []
+        self._waiting = set()
 
     def close(self) -> None:
-        """Write what waits and give the lock back."""
+        """Write what waits and the index of the keys, and give the lock back."""
         try:
             self.flush()
+            index_of(self.folder, self._manifest, write=True)
         finally:
             self._lock.release()
 

@@ -5,24 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import write_json
 from ..models.embedder import identity_difference
+from .key_table import Ints, KeyTable, state_of
+from .mapped_file import Array, map_tensors
 
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
-FORMAT, VERSION = "proclip-embeddings", 1
+STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+"""As safetensors names them."""
+FORMAT, VERSION, FIRST_VERSION = "proclip-embeddings", 2, 1
+UNKNOWN = 2
+"""In ``cut``: the embedder did not say."""
+AGAIN = "delete the store's folder and embed again"
 MANIFEST = "manifest.json"
 INT8_STEPS = 127
 INT8_LARGEST_LOSS, INT8_CHECKED_ROWS = 0.5, 16
 TINY = torch.finfo(torch.float32).tiny
+BLOCK_BYTES = 1 << 19
+"""Of vectors that are read and widened at a time: what a core's cache holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,39 @@ class ShardEntry:
     sha256: str
     """Hash of the file."""
 
+    @classmethod
+    def of(cls, path: Path, rows: int, truncated: int) -> ShardEntry:
+        """What is to be said of a file that is whole."""
+        return cls(file=path.name, rows=rows, truncated=truncated, bytes=path.stat().st_size, sha256=hash_of(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEntry:
+    """What the manifest says of a table of keys."""
+
+    file: str
+    """Name in the store's folder."""
+    keys: int
+    """How many keys."""
+    bytes: int
+    """Size of the file."""
+    sha256: str
+    """Hash of the file."""
+
+    @classmethod
+    def of(cls, path: Path, keys: int) -> TableEntry:
+        """What is to be said of a file that is whole."""
+        return cls(file=path.name, keys=keys, bytes=path.stat().st_size, sha256=hash_of(path))
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -53,6 +96,10 @@ class Manifest:
     """How they are stored."""
     shards: tuple[ShardEntry, ...] = ()
     """Complete shards, oldest first."""
+    tables: tuple[TableEntry, ...] = ()
+    """Complete tables of keys, oldest first."""
+    version: int = VERSION
+    """Of the files: in the first, each shard held the keys of its rows."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -69,11 +116,17 @@ class Manifest:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ProclipError(f"{path} is not valid JSON: {error}") from None
         found = (values.get("format"), values.get("version")) if isinstance(values, dict) else None
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, VERSION), (FORMAT, FIRST_VERSION)):
             raise ProclipError(f"{path} has format and version {found}, {(FORMAT, VERSION)} is read")
         try:
-            shards = tuple(ShardEntry(**entry) for entry in values["shards"])
-            manifest = cls(identity=values["identity"], dim=values["dim"], dtype=values["dtype"], shards=shards)
+            manifest = cls(
+                identity=values["identity"],
+                dim=values["dim"],
+                dtype=values["dtype"],
+                shards=tuple(ShardEntry(**entry) for entry in values["shards"]),
+                tables=tuple(TableEntry(**entry) for entry in values.get("tables", ())),
+                version=values["version"],
+            )
         except (KeyError, TypeError) as error:
             raise ProclipError(f"{path} is damaged: {error}") from None
         if manifest.dtype not in TORCH_DTYPES:
@@ -83,8 +136,46 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Put the manifest in the place of the last one, at once."""
         counts = {name: sum(getattr(shard, name) for shard in self.shards) for name in ("rows", "truncated")}
-        values = {"format": FORMAT, "version": VERSION, **counts, **asdict(self)}
+        keys = sum(table.keys for table in self.tables)
+        values = {"format": FORMAT, "version": self.version, "keys": keys, **counts, **asdict(self)}
         write_json(folder / MANIFEST, values)
+
+    @property
+    def rows(self) -> int:
+        """How many vectors."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def state(self) -> str:
+        """Changes whenever a file does: what an index is made from."""
+        return state_of((entry.file, entry.sha256) for entry in (*self.shards, *self.tables))
+
+    def key_tables(self, folder: Path) -> list[KeyTable]:
+        """All tables of keys; those of the first version are read from its shards.
+
+        Raises:
+            ProclipError: one is missing or damaged.
+        """
+        tables = [KeyTable.open(folder / entry.file) for entry in self.tables]
+        if self.version == FIRST_VERSION:
+            starts = np.cumsum([0, *(entry.rows for entry in self.shards)])
+            tables += [_first_table(folder / e.file, int(s)) for e, s in zip(self.shards, starts, strict=False)]
+        return tables
+
+    def check_files(self, folder: Path) -> None:
+        """Refuse a store of which a file is missing or cut off.
+
+        Raises:
+            ProclipError: the message names the file.
+        """
+        for entry in (*self.shards, *self.tables):
+            path = folder / entry.file
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                raise ProclipError(f"{path} is missing: {AGAIN}") from None
+            if size != entry.bytes:
+                raise ProclipError(f"{path} has {size} bytes, its manifest says {entry.bytes}: {AGAIN}")
 
     def check(self, folder: Path, identity: Mapping[str, Any], **stored: object) -> None:
         """Refuse a store that was made otherwise.
@@ -146,41 +237,71 @@ def unpack(shard: Mapping[str, Tensor], rows: Tensor) -> Tensor:
     return embeds * shard["scale"][rows].unsqueeze(1) if "scale" in shard else embeds
 
 
+def bits(tensor: Tensor) -> Array:
+    """A packed tensor as NumPy holds it: bfloat16 by its bits."""
+    plain = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return plain.numpy()
+
+
 @dataclass(frozen=True)
 class Shard:
-    """An open shard."""
+    """An open shard: vectors by row, on disk."""
 
-    keys: list[str]
-    """Of its rows."""
-    tensors: dict[str, Tensor]
-    """Memory-mapped: reading a row reads that row."""
+    embeds: Array
+    """[rows, dim], as stored."""
+    scale: Array | None
+    """[rows] float32, of int8."""
+    cut: Array | None
+    """[rows]: 1 where the text was cut, `UNKNOWN` where the embedder did not say."""
+    dtype: torch.dtype
+    """Of the vectors."""
 
     @classmethod
-    def open(cls, folder: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
+    def open(cls, path: Path, entry: ShardEntry, manifest: Manifest) -> Shard:
         """Open a shard; its vectors stay on disk.
 
         Raises:
-            ProclipError: it is missing, truncated or damaged.
+            ProclipError: it is damaged.
         """
-        path = folder / entry.file
-        again = "delete the store's folder and embed again"
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise ProclipError(f"{path} is missing: {again}") from None
-        if size != entry.bytes:
-            raise ProclipError(f"{path} has {size} bytes, its manifest says {entry.bytes}: {again}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = json.loads((file.metadata() or {})["keys"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ProclipError(f"{path} is damaged ({error}): {again}") from None
-        embeds = tensors.get("embeds", torch.empty(0))
-        shape, dtype = (entry.rows, manifest.dim), TORCH_DTYPES[manifest.dtype]
-        if tuple(embeds.shape) != shape or embeds.dtype != dtype or len(keys) != entry.rows:
+        tensors, _ = map_tensors(path)
+        embeds, dtype = tensors.get("embeds", np.empty(0)), TORCH_DTYPES[manifest.dtype]
+        stored = bits(torch.empty(0, dtype=dtype)).dtype
+        shape = (entry.rows, manifest.dim)
+        if embeds.shape != shape or embeds.dtype != stored:
             raise ProclipError(
-                f"{path} holds {len(keys)} keys and vectors {tuple(embeds.shape)} {embeds.dtype}, "
-                f"its manifest says {shape} {dtype}: {again}"
+                f"{path} holds vectors {embeds.shape} {embeds.dtype}, its manifest says {shape} {stored}: {AGAIN}"
             )
-        return cls(keys, tensors)
+        return cls(embeds, tensors.get("scale"), tensors.get("cut"), dtype)
+
+    def read(self, rows: Ints, out: Array) -> None:
+        """Copy rows.
+
+        Args:
+            rows: [n], of this shard.
+            out: [n, dim] float32, filled.
+        """
+        if self.embeds.dtype == np.float32:
+            np.take(self.embeds, rows, axis=0, out=out, mode="clip")
+            return
+        block = max(1, BLOCK_BYTES // (out.itemsize * out.shape[1]))
+        held = np.empty((min(block, len(rows)), out.shape[1]), self.embeds.dtype)
+        for start in range(0, len(rows), block):
+            own = rows[start : start + block]
+            np.take(self.embeds, own, axis=0, out=held[: len(own)], mode="clip")
+            part = torch.from_numpy(out[start : start + len(own)])
+            part.copy_(torch.from_numpy(held[: len(own)]).view(self.dtype))
+            if self.scale is not None:
+                part.mul_(torch.from_numpy(self.scale[own]).unsqueeze(1))
+
+
+def _first_table(path: Path, first_row: int) -> KeyTable:
+    """Keys of a shard of the first version: in its metadata, with 64 bits of the hash of each one's text."""
+    tensors, metadata = map_tensors(path)
+    try:
+        keys, known = json.loads(metadata["keys"]), tensors["text_sha256"]
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ProclipError(f"{path} is damaged ({error}): {AGAIN}") from None
+    if len(keys) != len(tensors["embeds"]) or len(known) != len(keys):
+        raise ProclipError(f"{path} holds {len(keys)} keys and {len(tensors['embeds'])} vectors: {AGAIN}")
+    texts = np.stack([known, np.zeros_like(known)], axis=1)
+    return KeyTable.of(keys, texts, np.arange(first_row, first_row + len(keys)))

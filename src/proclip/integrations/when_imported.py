@@ -14,17 +14,22 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from threading import Lock
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    Loader = object  # importlib.abc imports tempfile and what that needs: half of the time that `import proclip` took
 
 AUTO_CONFIG, AUTO_MODEL = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 REGISTRARS = {AUTO_CONFIG: (".transformers_config", "register_config"), AUTO_MODEL: (".transformers", "register_auto")}
 """By module of transformers: module beside this one, and its function that registers."""
 
 
-class Hook(MetaPathFinder):
+class Hook:
     """Finds the auto modules as others find them, and registers our classes after each has run, once."""
 
     def __init__(self) -> None:

@@ -93,7 +93,8 @@ class BatchedEmbedder(ABC, Generic[Row]):
         def forward(places: Sequence[int]) -> Tensor:
             return self.forward([prepared.rows[place] for place in places])
 
-        return Encoded(_in_batches(prepared.lengths, forward, self.dim, budget), torch.tensor(prepared.cut))
+        embeds = _in_batches(prepared.lengths, forward, self.dim, budget)
+        return Encoded(embeds, torch.tensor(prepared.cut), sum(prepared.lengths))
 
     def for_classes(self) -> BatchedEmbedder[Row]:
         """The same weights with the prompt for class names; itself if that is the captions'."""

@@ -55,14 +55,15 @@ class Clip:
         self.text_tower.eval()
         device = next(self.text_tower.parameters()).device
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        embeds, cut = torch.empty(len(texts), self.dim), torch.zeros(len(texts), dtype=torch.bool)
+        embeds, cut, read = torch.empty(len(texts), self.dim), torch.zeros(len(texts), dtype=torch.bool), 0
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
             tokens = self.tokenizer([texts[i] for i in rows])
             features = self.text_tower(tokens.input_ids.to(device), tokens.attention_mask.to(device))
             embeds[rows] = F.normalize(features.float(), dim=-1).cpu()
             cut[rows] = tokens.cut
-        return Encoded(embeds, cut)
+            read += int(tokens.attention_mask.sum())
+        return Encoded(embeds, cut, read)
 
     def cuts(self, texts: Sequence[str], batch_size: int = 1024) -> list[bool]:
         """Whether each text is longer than the text tower reads, so that `encode` would cut its end."""

@@ -13,7 +13,7 @@ from ..errors import ProclipError
 from .clip import Clip, digest_of, find_clip
 from .embedder import check_texts
 from .preprocess import ImagePreprocess
-from .pretrained import check_preprocess, load_pretrained
+from .pretrained import check_preprocess, checkpoint_layers, load_pretrained
 from .towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class ClipImageTower(ImageTower):
         """Its transformer blocks, first to last."""
         blocks: nn.ModuleList = self.vision_model.encoder.layers
         return blocks
+
+    def checkpoint_blocks(self) -> None:
+        """Transformers' own switch."""
+        checkpoint_layers(self.vision_model)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..distributed import local
+
 
 @torch.no_grad()
 def update_ema(student: nn.Module, teacher: nn.Module, decay: float) -> None:
@@ -16,7 +18,7 @@ def update_ema(student: nn.Module, teacher: nn.Module, decay: float) -> None:
 
     Args:
         student: the tower being trained.
-        teacher: a copy of it, same names and shapes.
+        teacher: a copy of it, same names and shapes, and sharded alike if it is.
         decay: a, in [0, 1]; near 1 is slow.
 
     Raises:
@@ -26,8 +28,7 @@ def update_ema(student: nn.Module, teacher: nn.Module, decay: float) -> None:
     if student_parameters.keys() != teacher_parameters.keys():
         raise ValueError("student and teacher have different parameters")
     names = [name for name, parameter in student_parameters.items() if parameter.requires_grad]
-    torch._foreach_lerp_(
-        [teacher_parameters[n].data for n in names], [student_parameters[n].data for n in names], 1.0 - decay
-    )
+    teachers, students = ([local(named[n].data) for n in names] for named in (teacher_parameters, student_parameters))
+    torch._foreach_lerp_(teachers, students, 1.0 - decay)
     for buffer, source in zip(teacher.buffers(), student.buffers(), strict=True):
         buffer.copy_(source)

@@ -25,6 +25,8 @@ class Encoded:
     """[n, h] float32 on the CPU."""
     cut: Tensor | None
     """[n] bool: which texts were longer than the encoder reads and lost their end; None where it does not say."""
+    tokens: int = 0
+    """How many tokens were read, padding left out; 0 where it does not say."""
 
     @property
     def truncated(self) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..config import ImageTuningConfig
 from ..errors import ProclipError
+from .compiling import compiled
 from .ema import update_ema
 from .towers import ImageTower
 
@@ -55,6 +56,12 @@ class ImageTuner:
             self.teacher = copy.deepcopy(tower, shared).requires_grad_(False).eval()
         self._lora = _inject(tower, config, layers) if layers else None
         self._checked = False
+        if config.gradient_checkpointing:
+            _image_tower(tower).checkpoint_blocks()
+        self.run_tower = compiled(tower) if config.compile else tower
+        """What encodes pictures as the tower does."""
+        self.run_teacher = compiled(self.teacher) if config.compile and self.teacher is not None else self.teacher
+        """The same of the teacher."""
 
     def update_teacher(self, decay: float) -> None:
         """``teacher <- decay * teacher + (1 - decay) * student``, over the weights that the tower computes with.
@@ -90,7 +97,8 @@ class ImageTuner:
 
     def merge(self) -> None:
         """Put the changes of LoRA into plain weights and the plain layers back, in place; the teacher goes."""
-        self.teacher = None
+        self.teacher = self.run_teacher = None
+        self.run_tower = self.tower
         if self._lora is not None:
             self._lora.merge_and_unload(safe_merge=True)
             self._lora = None
@@ -133,7 +141,7 @@ def _is_named(name: str, targets: tuple[str, ...]) -> bool:
 
 def _image_tower(tower: nn.Module) -> ImageTower:
     if not isinstance(tower, ImageTower):
-        raise ProclipError(f"tune.image.mode: a {type(tower).__name__} does not say what its blocks are: use 'full'")
+        raise ProclipError(f"tune.image: a {type(tower).__name__} does not say what its blocks are: use mode 'full'")
     return tower
 
 

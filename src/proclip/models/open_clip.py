@@ -63,6 +63,22 @@ class OpenClipImageTower(ImageTower):
             raise ProclipError(f"the blocks of timm's {kind} are not known: it has none of {', '.join(STAGES)}")
         return nn.ModuleList([visual.layer1, visual.layer2, visual.layer3, visual.layer4])
 
+    def checkpoint_blocks(self) -> None:
+        """open_clip's own switch, or timm's; the ResNets of CLIP have none.
+
+        Raises:
+            ProclipError: the tower has none.
+        """
+        visual: Any = self.visual
+        inner = getattr(visual, "trunk", visual)  # a TimmModel would only log that its trunk has none
+        try:
+            if hasattr(visual, "layer1"):
+                raise AssertionError("open_clip's ModifiedResNet does nothing then")
+            inner.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError, TypeError) as error:
+            kind = type(inner).__name__
+            raise ProclipError(f"tune.image.gradient_checkpointing: {kind} has no such switch: {error}") from None
+
     @property
     def config(self) -> dict[str, Any]:
         """``vision_cfg`` and ``quick_gelu`` of open_clip's model config, set to download nothing."""

@@ -11,7 +11,7 @@ from ..errors import ProclipError, one_line
 from .preprocess import ImagePreprocess, NaflexPreprocess
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) -> Any:
@@ -42,6 +42,12 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
         )
     model.train(False)
     return model
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Turn gradient checkpointing of a transformers model's layers on."""
+    renamed = getattr(model, "activation_checkpointing_enable", None)  # since transformers 5.24
+    (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> None:

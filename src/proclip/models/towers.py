@@ -60,6 +60,14 @@ class ImageTower(nn.Module, ABC):
         above |= {id(parameter): 0 for parameter in self.head}
         return {name: above.get(id(p), len(self.blocks) + 1) for name, p in self.named_parameters()}
 
+    def checkpoint_blocks(self) -> None:
+        """Keep from now on, in training mode, only the inputs of blocks, and compute the rest again when it is needed.
+
+        Raises:
+            ProclipError: the tower's code has no such switch.
+        """
+        raise ProclipError(f"tune.image.gradient_checkpointing: a {type(self).__name__} has no such switch")
+
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:

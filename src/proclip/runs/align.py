@@ -7,13 +7,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..config import Recipe, from_dict, merge_settings
 from ..data.dataset import NOT, ONE_TEXT, ImageCaptions, check_images
 from ..data.decoding import check_pictures
+from ..distributed import rank, world_size
 from ..errors import ProclipError
 from ..models.hub import has_file
+from .console import say
 from .embed import embed_recipes, progress
 from .recipes import EMBEDDINGS
 from .train import check_recipe, train_recipe
@@ -148,10 +148,11 @@ def align(recipe: Recipe, data: ImageCaptions, out: Path, trust_images: bool = F
     if not trust_images and not (out / "model" / "config.json").is_file():
         used = [*(data.select(recipe.tune.split) if recipe.tune else []), *held_out]
         with progress("pictures", "decoded") as report:
-            check_pictures(list({sample.key: sample for sample in used}.values()), report)
+            own = list({sample.key: sample for sample in used}.values())[rank() :: world_size()]
+            check_pictures(own, report)
     embed_recipes([recipe])
     model = train_recipe(recipe, out)
     if recipe.evaluate is None:
         line = f'no row of {data.folder} has "splits": ["{HELD_OUT}"]: nothing to measure on'
-        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        say(line)
     return model

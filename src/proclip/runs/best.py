@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ..distributed import is_main
 from ..models.proclip import ProCLIP
 from ..train.checkpoint import checkpoint_path, load_stage
 from ..train.loop import FitResult, checkpoints_of
 from ..train.stages import Stage
+from .console import say
 
 FOLDER = "model-best"
 
@@ -34,7 +33,7 @@ def save_best(fitted: FitResult, name: str, stage: Stage, model: ProCLIP, folder
         return
     line = f"{name}: best {best.key} after step {best.step} of {fitted.steps}: {best.value:.4f}"
     if best.step == fitted.steps:
-        Console(stderr=True).print(f"{line}, the model of the last step", highlight=False, soft_wrap=True)
+        say(f"{line}, the model of the last step")
         return
     stage_then, model_then = copy.deepcopy((stage, model))  # together: the one holds parts of the other
     load_stage(checkpoint_path(checkpoints_of(folder, name), best.step), stage_then)
@@ -45,4 +44,4 @@ def save_best(fitted: FitResult, name: str, stage: Stage, model: ProCLIP, folder
         shutil.rmtree(old, ignore_errors=True)
     model_then.cpu().save_pretrained(draft)
     draft.replace(folder / FOLDER)
-    Console(stderr=True).print(f"{line}: {folder / FOLDER}", highlight=False, soft_wrap=True)
+    say(f"{line}: {folder / FOLDER}")

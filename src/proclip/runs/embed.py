@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from .. import distributed
 from ..config import DistillConfig, Recipe, TuneConfig
-from ..data.dataset import ImageCaptions, Sample, caption_of
-from ..data.store import EmbeddingStore, StoreWriter, caption_key
-from ..data.store_format import MANIFEST, StoreDtype
+from ..data.captions import Captions
+from ..data.dataset import ImageCaptions, Sample
+from ..data.embed_plan import READ, Skip
+from ..data.store_format import StoreDtype
 from ..data.text_cache import Progress
-from ..embed import embed_captions
+from ..embed import EmbedCounts, Report, embed_captions
 from ..errors import ProclipError
 from ..models.clip import Clip, load_clip
 from ..models.embedder import LazyEmbedder, TextEmbedder
@@ -26,23 +34,20 @@ from .recipes import pick_device
 _log = logging.getLogger(__name__)
 
 
-def needed_captions(recipe: Recipe, data: ImageCaptions) -> tuple[dict[str, str], dict[str, str]]:
-    """What the LLM and what the teacher must read, each as caption key -> text.
+Column = tuple[str, str]
+"""A split and a caption column."""
 
-    Raises:
-        ProclipError: a split or a caption column does not exist, or a caption is empty.
-    """
-    llm: dict[str, str] = {}
-    teacher: dict[str, str] = {}
+
+def needed_columns(recipe: Recipe) -> tuple[list[Column], list[Column]]:
+    """What the LLM and what the teacher must read."""
     stages: list[DistillConfig | TuneConfig] = [s for s in (recipe.distill, recipe.tune) if s is not None]
-    for stage in stages:
-        for sample in data.select(stage.split):
-            llm.update({caption_key(sample.key, c): caption_of(sample, c) for c in stage.captions})
-    if recipe.distill:
-        columns = {recipe.distill.teacher_captions.get(c, c) for c in recipe.distill.captions}
-        for sample in data.select(recipe.distill.split):
-            teacher.update({caption_key(sample.key, c): caption_of(sample, c) for c in sorted(columns)})
-    return llm, teacher
+    llm = [(stage.split, column) for stage in stages for column in stage.captions]
+    return llm, [(recipe.distill.split, column) for column in teacher_columns(recipe.distill)] if recipe.distill else []
+
+
+def teacher_columns(config: DistillConfig) -> list[str]:
+    """Columns that the teacher reads."""
+    return sorted({config.teacher_captions.get(column, column) for column in config.captions})
 
 
 def cut_captions(config: DistillConfig, samples: Sequence[Sample], clip: Clip) -> frozenset[str]:
@@ -56,16 +61,23 @@ def cut_captions(config: DistillConfig, samples: Sequence[Sample], clip: Clip) -
     """
     if not config.skip_truncated:
         return frozenset()
-    columns = sorted({config.teacher_captions.get(c, c) for c in config.captions})
-    texts = {caption_key(s.key, c): caption_of(s, c) for s in samples for c in columns}
-    cut = frozenset(key for key, lost in zip(texts, clip.cuts(list(texts.values())), strict=True) if lost)
-    if len(cut) == len(texts):
-        raise ProclipError(
-            f"the CLIP reads {clip.tokenizer.context_length} tokens, and every caption of {', '.join(columns)} is "
-            "longer: stage 1 has nothing to learn from; name a column with shorter captions (distill.captions), leave "
-            "the stage out (distill = 'none'), or take them cut (distill.skip_truncated = false)"
-        )
-    return cut
+    captions = Captions([(samples, column) for column in teacher_columns(config)])
+    remaining, cut = iter(captions), set[str]()
+    while chunk := list(islice(remaining, READ)):
+        lost = clip.cuts([text for _, text in chunk])
+        cut.update(key for (key, _), one in zip(chunk, lost, strict=True) if one)
+    if len(cut) == len(captions):
+        raise nothing_to_read(clip, teacher_columns(config))
+    return frozenset(cut)
+
+
+def nothing_to_read(clip: Clip, columns: Sequence[str]) -> ProclipError:
+    """What is said where the teacher would cut every caption, and no caption that is cut is to be a target."""
+    return ProclipError(
+        f"the CLIP reads {clip.tokenizer.context_length} tokens, and every caption of {', '.join(columns)} is "
+        "longer: stage 1 has nothing to learn from; name a column with shorter captions (distill.captions), leave "
+        "the stage out (distill = 'none'), or take them cut (distill.skip_truncated = false)"
+    )
 
 
 def warn_of_raw_states(recipe: Recipe) -> None:
@@ -88,54 +100,131 @@ def of_clip(folder: Path, clip: str) -> Path:
 def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None) -> None:
     """Write the stores ``llm/`` and ``teacher/CLIP/`` that recipes share; captions that are there already cost nothing.
 
+    Processes that torchrun started share the work. The teacher comes first: it is quick, and finds bad captions early.
+
     Args:
         recipes: with the same data, embedder and CLIP.
-        embedder: the recipes' own, where the caller has use for it afterwards; one that is loaded here is freed before
-            the teacher embeds.
+        embedder: the recipes' own, where the caller has use for it afterwards; one that is loaded here is freed at the
+            end.
 
     Raises:
         ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
             prompt or length.
     """
     first = recipes[0]
-    llm: dict[str, str] = {}
-    teacher: dict[str, str] = {}
-    data = ImageCaptions(first.data.dataset)
-    # Before the LLM embeds anything, so that a CLIP that does not load is found at once.
-    clip = load_clip(first.clip) if any(recipe.distill for recipe in recipes) else None
     for recipe in recipes:
         if recipe.pretrain:
             raise ProclipError(f"recipe {recipe.name!r} pretrains a CLIP: it reads captions themselves, not embeddings")
         if (recipe.data, recipe.embedder, recipe.clip) != (first.data, first.embedder, first.clip):
             raise ProclipError(f"recipes {first.name!r} and {recipe.name!r} differ in data, embedder or clip")
-        of_llm, of_teacher = needed_captions(recipe, data)
-        llm.update(of_llm)
-        if recipe.distill and clip:
-            cut = cut_captions(recipe.distill, data.select(recipe.distill.split), clip)
-            teacher.update({key: text for key, text in of_teacher.items() if key not in cut})
-        warn_of_raw_states(recipe)
-    store = Path(first.data.store)
-    device = pick_device()
-    with closing(LazyEmbedder(first.embedder, device)) if embedder is None else nullcontext(embedder) as of_captions:
-        _add("LLM", store / "llm", of_captions, first.data.store_dtype, llm)
-    if clip and teacher:
-        clip.text_tower.to(device)
-        _add("teacher", of_clip(store / "teacher", first.clip), clip, "float32", teacher)
+        if distributed.is_main():
+            warn_of_raw_states(recipe)
+    data, store, device = ImageCaptions(first.data.dataset), Path(first.data.store), pick_device()
+    own = embedder if embedder is not None else LazyEmbedder(first.embedder, device)
+    with stopping():
+        _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device)
+        columns = [column for recipe in recipes for column in needed_columns(recipe)[0]]
+        try:
+            _add("LLM", store / "llm", own, first.data.store_dtype, _captions(data, columns))
+        finally:
+            if isinstance(own, LazyEmbedder) and embedder is None:
+                own.close()
 
 
-def _add(what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Mapping[str, str]) -> None:
-    dim = EmbeddingStore.open(folder).dim if (folder / MANIFEST).is_file() else embedder.dim
-    with StoreWriter(folder, embedder.identity, dim, dtype) as writer, progress(what) as report:
-        counts = embed_captions(captions.items(), embedder, writer, report)
-    cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
-    line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: Path, device: str) -> None:
+    """What stage 1 of the recipes learns from, by whether texts that the teacher would cut are left out."""
+    if not any(recipe.distill for recipe in recipes):
+        return
+    clip = load_clip(recipes[0].clip)
+    clip.text_tower.to(device)
+    for skips in (False, True):
+        of_these = [r for r in recipes if r.distill and r.distill.skip_truncated == skips]
+        columns = [column for recipe in of_these for column in needed_columns(recipe)[1]]
+        if not columns:
+            continue
+        captions = _captions(data, columns)
+        counts = _add("teacher", folder, clip, "float32", captions, clip.cuts if skips else None)
+        if not counts.rows and not counts.kept:
+            raise nothing_to_read(clip, sorted({column for _, column in columns}))
+
+
+def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
+    """The captions of some columns, each once."""
+    splits = {split: data.select(split) for split, _ in columns}
+    return Captions([(splits[split], column) for split, column in dict.fromkeys(columns)])
+
+
+def _add(
+    what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Captions, skip: Skip | None = None
+) -> EmbedCounts:
+    with embedding_progress(what) as report:
+        counts = embed_captions(captions, embedder, folder, dtype, skip, report)
+    if distributed.is_main():
+        cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
+        line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+    return counts
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, once: further signals do not disturb the saving."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(one, stop) for one in signals]
+    try:
+        yield
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 @contextmanager
 def progress(what: str, unit: str = "texts") -> Iterator[Progress]:
     """A progress bar, as for the texts of one embedder."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True, disable=not distributed.is_main()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def embedding_progress(what: str) -> Iterator[Report]:
+    """A progress bar of all processes' texts, with their rates over the run and the time left at them."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts {task.fields[rates]}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task, rates = bar.add_task(what, total=None, rates=""), Rates()
+
+        def report(done: int, total: int, tokens: int) -> None:
+            bar.update(task, completed=done, total=total, rates=rates(done, total, tokens, time.monotonic()))
+
+        yield report
+
+
+class Rates:
+    """What is said of the speed, from the second report on."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, int, float] | None = None
+
+    def __call__(self, done: int, total: int, tokens: int, now: float) -> str:
+        """As ``1,234 texts/s, 56,789 tokens/s, 0:01:02 left``; tokens where the embedder counts them."""
+        if self._first is None:
+            self._first = done, tokens, now
+        texts_before, tokens_before, start = self._first
+        seconds = now - start
+        if done == texts_before or seconds <= 0:
+            return ""
+        rate = (done - texts_before) / seconds
+        parts = [f"{rate:,.0f} texts/s"]
+        if tokens > tokens_before:
+            parts.append(f"{(tokens - tokens_before) / seconds:,.0f} tokens/s")
+        return ", ".join([*parts, f"{timedelta(seconds=round((total - done) / rate))} left"])

@@ -15,7 +15,6 @@ from typing import Any
 
 from .. import __version__
 from ..config import Recipe, config_hash, dump, load_recipe, to_dict
-from ..distributed import world_size
 from ..errors import ProclipError
 from ..files import read_json, write_atomically, write_json
 
@@ -65,41 +64,50 @@ def _short(value: Any) -> str:
 def open_run(recipe: Recipe, folder: Path) -> None:
     """Make the run folder, or enter it again to go on.
 
-    Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command, processes).
+    Writes ``recipe.toml`` (resolved) and ``environment.json`` (versions, commit, command, number of processes). On
+    another number of processes it is the same recipe if its batches are of the same size over all of them.
 
     Raises:
         ProclipError: the folder holds a run of another recipe that has a checkpoint or a model, or a recipe and files
             of others; the message names the fields that differ.
     """
-    path = folder / "recipe.toml"
+    from ..distributed import world_size
+
+    path, world = folder / "recipe.toml", world_size()
     if path.is_file():
-        if config_hash(_global_batches(load_recipe(path), _processes(folder))) == config_hash(
-            _global_batches(recipe, world_size())
-        ):
+        before, processes = load_recipe(path), _processes(folder)
+        finished = (folder / "model" / "config.json").is_file()
+        if config_hash(before) == config_hash(recipe) and (finished or processes == world):
             return
-        if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT - {EMBEDDINGS}:
-            differ = _difference(to_dict(load_recipe(path)), to_dict(recipe))
-            raise ProclipError(f"{folder} holds a run of another recipe ({differ}); delete it or give another --out")
-        for name in OF_AN_ATTEMPT:  # that never got to its first checkpoint
-            (folder / name).unlink(missing_ok=True)
+        before, now = _over_all(before, processes), _over_all(recipe, world)
+        if config_hash(before) != config_hash(now):
+            _leave_or_refuse(folder, before, now, several=max(processes, world) > 1)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(recipe))
-    write_json(folder / "environment.json", {**environment(), "processes": world_size()})
+    write_json(folder / "environment.json", environment() | {"processes": world})
 
 
 def _processes(folder: Path) -> int:
-    """How many processes began a run."""
+    """On how many a run was entered last."""
     path = folder / "environment.json"
     return int(read_json(path).get("processes", 1)) if path.is_file() else 1
 
 
-def _global_batches(recipe: Recipe, processes: int) -> Recipe:
-    """The recipe with batches over all processes: on another number of them a run goes on if these are the same."""
-    changes: dict[str, Any] = {}
-    for name in ("distill", "tune", "pretrain"):
-        if (stage := getattr(recipe, name)) is not None:
-            changes[name] = replace(stage, batch_size=stage.batch_size * processes)
-    return replace(recipe, **changes)
+def _over_all(recipe: Recipe, processes: int) -> Recipe:
+    """A recipe with each stage's batch as it is over all processes: what decides its result."""
+    stages = {name: getattr(recipe, name) for name in ("distill", "tune", "pretrain")}
+    batches = {n: replace(s, batch_size=s.batch_size * processes) for n, s in stages.items() if s is not None}
+    return replace(recipe, **batches)
+
+
+def _leave_or_refuse(folder: Path, before: Recipe, now: Recipe, *, several: bool) -> None:
+    """Of another recipe's run only what one leaves that never got to its first checkpoint may go."""
+    if {entry.name for entry in folder.iterdir()} - OF_AN_ATTEMPT - {EMBEDDINGS}:
+        differ = _difference(to_dict(before), to_dict(now))
+        differ += "; batches are those of all processes" if several else ""
+        raise ProclipError(f"{folder} holds a run of another recipe ({differ}); delete it or give another --out")
+    for name in OF_AN_ATTEMPT:
+        (folder / name).unlink(missing_ok=True)
 
 
 def model_folder(name: str) -> str:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ..config import DistillConfig, Recipe
 from ..data.dataset import ImageCaptions, check_images, digest_of_samples
 from ..data.loaders import DistillBatches, PretrainBatches
 from ..data.store import EmbeddingStore
+from ..distributed import barrier, is_main, main_first
 from ..errors import ProclipError
 from ..files import read_json, write_json
 from ..models.adapter import Adapter
 from ..models.clip import checkpoint_folder, digest_of, load_clip
 from ..models.clip_pretraining import new_clip, save_clip
 from ..models.clip_transformers import load_clip_model
+from ..models.compiling import check_compiler
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.hub import lasting_name
@@ -32,6 +32,7 @@ from ..train.optim import build_scaler
 from ..train.parameters import parameter_groups
 from ..train.stages import ContrastivePretraining, TextDistillation
 from .best import save_best
+from .console import say
 from .embed import cut_captions, of_clip
 from .evaluate import add_figures_to_card
 from .forgetting import StageEvaluation
@@ -44,7 +45,8 @@ def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = N
     """Run every stage of a recipe; a run that was interrupted goes on, a finished one is left as it is.
 
     Everything is checked before the first step but the pixels: captions, embeddings, that pictures are there,
-    parameter groups, arithmetic.
+    parameter groups, arithmetic. Under ``torchrun`` all processes train one model (`distributed.launched`): all of them
+    check and read, the main one writes and speaks.
 
     Args:
         recipe: what to do.
@@ -97,12 +99,13 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
 
 
 def _enter(recipe: Recipe, folder: Path, device: str) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ProclipError("training on several processes (WORLD_SIZE > 1) is not supported yet: start one process")
     for stage in (recipe.distill, recipe.tune, recipe.pretrain):
         if stage is not None:
             build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
-    open_run(recipe, folder)
+    if recipe.tune and recipe.tune.image.compile:
+        check_compiler(device)
+    with main_first():
+        open_run(recipe, folder)
 
 
 def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
@@ -117,20 +120,23 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
         before = read_json(path)
         if differ := identity_difference(inputs, before):
             raise ProclipError(f"{folder} was made from other inputs ({differ}); delete it or give another --out")
-    write_json(path, inputs)
+    if is_main():
+        write_json(path, inputs)
     if finished:
-        _say(f"{folder}: finished already")
+        say(f"{folder}: finished already")
     return finished
 
 
 def _finish(folder: Path, save: Callable[[Path], None]) -> None:
     """Save the model whole or not at all; the checkpoints have done their work then."""
-    draft = folder / "model.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    save(draft)
-    draft.replace(folder / "model")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    _say(f"model: {folder / 'model'}")
+    if is_main():
+        draft = folder / "model.part"
+        shutil.rmtree(draft, ignore_errors=True)
+        save(draft)
+        draft.replace(folder / "model")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    barrier()
+    say(f"model: {folder / 'model'}")
 
 
 def _start_from(model: ProCLIP, name: str) -> None:
@@ -169,7 +175,7 @@ def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, lo
         return
     source = PretrainBatches(samples, clip.tokenizer, clip.preprocess, config, recipe.seed)
     cut, texts = source.truncated()
-    _say(f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut")
+    say(f"pretrain: {cut} of {texts} captions ({cut / texts:.1%}) are longer than the text tower reads: they are cut")
     stage = ContrastivePretraining(clip.image_tower, clip.text_tower, model.logit_scale, config).to(device)
     fit(stage, source, name="pretrain", epochs=config.epochs, optim=config.optim, log=recipe.log, run_dir=folder,
         logger=logger)  # fmt: skip
@@ -181,10 +187,6 @@ def _distillation(config: DistillConfig, adapter: Adapter) -> TextDistillation:
     stage = TextDistillation(adapter, config)
     parameter_groups(stage.groups(), config.optim, stage.layers_above())
     return stage
-
-
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -216,7 +218,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
         if texts.left_out:
             share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
-            _say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
+            say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
         distillation = _distillation(recipe.distill, model.adapter)
     if recipe.tune:
         samples, store = data.select(recipe.tune.split), of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
@@ -234,7 +236,7 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         if evaluation:
             evaluation.report(model, "distill")
     if recipe.tune and pairs:
-        _say(trained_parameters(tuning, model))
+        say(trained_parameters(tuning, model))
         hooks = evaluation.hooks(model, pairs.steps_per_epoch) if evaluation else []
         fitted = fit(tuning, pairs, name="tune", epochs=recipe.tune.epochs, optim=recipe.tune.optim, log=recipe.log,
                      run_dir=folder, logger=logger, hooks=hooks)  # fmt: skip
@@ -244,5 +246,5 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
             evaluation.report(model, "tune")
     model.provenance = provenance(recipe, folder)
     _finish(folder, lambda draft: model.cpu().save_pretrained(draft))
-    if evaluation and evaluation.last:
+    if evaluation and evaluation.last and is_main():
         add_figures_to_card(folder / "model", evaluation.last)

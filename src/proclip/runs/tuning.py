@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 
 from ..config import TuneConfig
+from ..data.ahead import DECODE_THREADS
 from ..data.dataset import Sample, check_images
-from ..data.loaders import DECODE_THREADS, TuneBatches
-from ..data.store import EmbeddingStore, StoreWriter, text_digest
-from ..errors import ProclipError
+from ..data.loaders import TuneBatches
+from ..data.store import EmbeddingStore, StoreWriter
+from ..distributed import barrier, is_main
 from ..models.clip import Clip
 from ..models.preprocess import ImagePreprocess, read_image
 from ..models.proclip import ProCLIP
 from ..train.parameters import parameter_groups
 from ..train.stages import ImageTextTuning
+from .console import say
 
 BATCH = 128
 """Pictures that the original tower embeds at a time."""
@@ -102,9 +103,19 @@ def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder
         ProclipError: the store is of another CLIP, or a picture has changed since.
     """
     identity = image_identity(clip)
+    if is_main():
+        _embed_pictures(samples, model, clip, folder, identity)
+    barrier()
+    return EmbeddingStore.open(folder, expect=identity)
+
+
+def _embed_pictures(
+    samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder: Path, identity: dict[str, Any]
+) -> None:
     tower, device = model.image_tower.eval(), model.device
     with StoreWriter(folder, identity, clip.dim) as writer, ThreadPoolExecutor(DECODE_THREADS) as pool:
-        missing = [s for s in samples if not _is_done(s, writer)]
+        places = writer.missing([s.key for s in samples], [_version(s) for s in samples], what="picture")
+        missing = [samples[place] for place in places]
         for start in range(0, len(missing), BATCH):
             chunk = missing[start : start + BATCH]
             pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
@@ -112,22 +123,12 @@ def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder
                 embeds = F.normalize(tower(pixels.to(device)).float(), dim=-1)
             writer.add([s.key for s in chunk], embeds, texts=[_version(s) for s in chunk])
     if missing:
-        line = f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures"
-        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-    return EmbeddingStore.open(folder, expect=identity)
+        say(f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures")
 
 
 def image_identity(clip: Clip) -> dict[str, Any]:
     """What the store of a cached teacher records: whose embeddings, of pictures prepared how."""
     return {**clip.identity, "kind": "clip-image-tower", "preprocess": clip.preprocess.to_config()}
-
-
-def _is_done(sample: Sample, writer: StoreWriter) -> bool:
-    if sample.key not in writer.done_keys:
-        return False
-    if writer.done_keys[sample.key] != text_digest(_version(sample)):
-        raise ProclipError(f"{sample.path} has changed since its embedding was cached: delete {writer.folder}")
-    return True
 
 
 def _version(sample: Sample) -> str:

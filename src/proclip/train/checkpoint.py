@@ -2,8 +2,8 @@
 
 ``step-00000200/`` holds ``stage.safetensors`` (weights, EMA teacher), ``optimizer.safetensors`` (moments by parameter
 *name*), ``rng.safetensors`` (torch's generators of every process) and ``state.json`` (step, data position, size and
-SHA-256 of each file). A folder gets its name only when all of it is on disk; one that is damaged all the same is passed
-over.
+SHA-256 of each file). Nothing in it but the generators depends on the number of processes, or on how they share the
+stage. A folder gets its name only when all of it is on disk; one that is damaged all the same is passed over.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..distributed import barrier, is_main, rank, world_size
+from ..distributed import barrier, is_main, rank, sharded_as, whole, world_size
 from ..errors import ProclipError
 from ..models.proclip import load_weights
 from ..seeding import derive_seed
@@ -83,13 +83,16 @@ class Checkpoints:
             OSError: the one before could not be written.
         """
         self._join()
-        rng = _rng_of_all_processes()
+        parts = {
+            "stage": stage.state_dict(),
+            "optimizer": _optimizer_tensors(optimizer),
+            "rng": _rng_of_all_processes(),
+        }
+        copies = {f"{part}.safetensors": self._copy(part, tensors) for part, tensors in parts.items()}
         if not is_main():
             return
-        parts = {"stage": stage.state_dict(), "optimizer": _optimizer_tensors(optimizer), "rng": rng}
         best = None if self.best is None else dataclasses.asdict(self.best)
         state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "best": best, **extra}
-        copies = {f"{part}.safetensors": self._copy(part, tensors) for part, tensors in parts.items()}
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()  # the copies are there
         self._writing = self._thread.submit(self._write, step, copies, json.loads(json.dumps(state)), self.best)
@@ -114,14 +117,20 @@ class Checkpoints:
             writing.result()
 
     def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies on the CPU, in memory that serves every checkpoint again, page-locked for a GPU's tensors."""
+        """Copies on the CPU, in memory that serves every checkpoint again, page-locked for a GPU's tensors.
+
+        Of sharded tensors one at a time is gathered by all processes; the main one alone makes copies.
+        """
         copies = {}
-        for name, tensor in tensors.items():
+        for name, own in tensors.items():
+            tensor = whole(own.detach())
+            if not is_main():
+                continue
             copy = self._copies.get(f"{part}/{name}")
             if copy is None or copy.shape != tensor.shape:
                 copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
                 self._copies[f"{part}/{name}"] = copy
-            copies[name] = copy.copy_(tensor.detach(), non_blocking=True)
+            copies[name] = copy.copy_(tensor, non_blocking=True)
         return copies
 
     def _write(
@@ -206,7 +215,18 @@ def load_stage(path: Path, stage: nn.Module) -> None:
     Raises:
         ProclipError: the file is damaged or the weights do not fit.
     """
-    load_weights(stage, _load(path / WEIGHTS), str(path / WEIGHTS))
+    own = stage.state_dict()
+    saved = {
+        name: sharded_as(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
+        for name, tensor in _load(path / WEIGHTS).items()
+    }
+    load_weights(stage, saved, str(path / WEIGHTS))
+
+
+def part_generators() -> None:
+    """Give every process but the first generators of its own, for dropout: all of them began with the same seed."""
+    if rank() > 0:
+        torch.manual_seed(derive_seed("process", rank(), torch.initial_seed()))
 
 
 def _steps(folder: Path) -> dict[int, Path]:
@@ -271,7 +291,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         parameter = parameters[name]
         if what != "step" and tensor.shape != parameter.shape:
             raise ProclipError(f"{source}: {key} has shape {tuple(tensor.shape)}, wanted {tuple(parameter.shape)}")
-        optimizer.state[parameter][what] = tensor.to(parameter.device)
+        like = parameter if what != "step" else torch.empty(0, device=parameter.device)
+        optimizer.state[parameter][what] = sharded_as(tensor, like)
 
 
 def _rng_states() -> dict[str, Tensor]:

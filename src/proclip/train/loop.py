@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
-from ..data.batches import BatchSource
-from ..distributed import from_main, is_main, world_size
+from ..data.batches import BatchSource, MicroBatches
+from ..distributed import check_alike, from_main, is_main, world_size
 from ..errors import ProclipError
-from .checkpoint import Best, Checkpoints, latest_checkpoint, load_checkpoint
+from .backward import backward
+from .checkpoint import Best, Checkpoints, latest_checkpoint, load_checkpoint, part_generators
 from .interruption import Interruption
 from .metric_log import MetricLogger
-from .optim import average_gradients, build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from .optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from .parallel import Parallel, parallel
 from .parameters import frozen, parameter_groups, show_parameters
 from .progress import Progress
 from .record import SIGNAL, Record, Scalars
@@ -70,18 +72,24 @@ def fit(
     A resumed run ends with the weights of an uninterrupted one, on a CPU bit for bit; a stage that had ended is
     loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first.
 
+    On several processes all call it, each with a source of its own samples; N of them train as one does whose batch is
+    N times as large, and may go on from a checkpoint of M with the same global batch.
+
     Raises:
-        ProclipError: a loss or gradient is not finite (the last good checkpoint stays), or a checkpoint does not fit.
+        ProclipError: a loss or gradient is not finite (the last good checkpoint stays), a checkpoint does not fit, or
+            the processes do not read the same data.
         KeyboardInterrupt: on Ctrl-C.
         Preempted: on SIGTERM.
     """
     folder, total = checkpoints_of(run_dir, name), epochs * source.steps_per_epoch
     device = next(stage.parameters()).device
-    groups = parameter_groups(stage.groups(), optim, stage.layers_above())
-    optimizer, scaler = build_optimizer(stage.groups(), optim, stage.layers_above()), build_scaler(optim, device)
-    samples = source.batch_size * world_size()
-    plan = {"stage": name, "global_batch": samples, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
-    start, best, so_far = _resume(folder, plan, stage, optimizer, scaler)
+    spread = parallel(stage, optim.parallel)
+    trained, samples = spread.stage, source.batch_size * world_size()
+    groups = parameter_groups(trained.groups(), optim, trained.layers_above())
+    optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
+    plan = {"stage": name, "steps_per_epoch": source.steps_per_epoch, "total_steps": total, "global_batch": samples}
+    check_alike(plan, "all must read the same data set")
+    start, best, so_far = _resume(folder, plan, trained, optimizer, scaler)
     if is_main() and start < total:
         show_parameters(run_dir, name, groups)
     logger.start_stage(name, start)
@@ -91,26 +99,16 @@ def fit(
         name, total, source.steps_per_epoch, log.every_steps, scaler.is_enabled(), logger, progress, interruption,
         checkpoints, **so_far,
     )  # fmt: skip
-    stage.train()
+    milestones = _Milestones(spread, optimizer, scaler, plan, record, hooks, log)
+    trained.train()
     with progress, frozen(groups), interruption, checkpoints:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            scalars = _train_step(stage, batch, optimizer, scaler, optim.grad_clip, interruption.flag(device))
+            scalars = _train_step(spread, batch, optimizer, scaler, optim.grad_clip, interruption.flag(device))
             record.add(step, lr, scalars)
-            due = [hook for hook in hooks if step % hook.every_steps == 0]
-            last, save = step == total, step % log.checkpoint_every_steps == 0
-            if not (due or last or save or interruption.signal):
-                continue
-            record.settle()
-            best = _run_hooks(due, stage, record, step, log, checkpoints.best, all_ran=len(due) == len(hooks))
-            if last or save or interruption.signal or best != checkpoints.best:
-                checkpoints.best = best
-                state = {"finished": last, "scaler": scaler.state_dict(), **record.state()}
-                checkpoints.save(step, stage, optimizer, plan | state)
-            if interruption.signal:
-                checkpoints.wait()
-                interruption.stop(f"{name}: stopped after step {step} of {total}; its checkpoint is written")
+            milestones.after(step)
         checkpoints.wait()
+    spread.gather()
     return FitResult(total, start, record.seconds, record.metrics, checkpoints.best)
 
 
@@ -120,7 +118,7 @@ def checkpoints_of(run_dir: Path, name: str) -> Path:
 
 
 def _train_step(
-    stage: Stage,
+    spread: Parallel,
     batch: Any,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -129,16 +127,76 @@ def _train_step(
 ) -> Scalars:
     """One step of the optimiser; its scalars, and the interruption's flag with them. Nothing waits for the device."""
     optimizer.zero_grad(set_to_none=True)
-    terms = stage.loss(batch)
-    scaler.scale(terms["loss"]).backward()  # type: ignore[no-untyped-call]
-    average_gradients(optimizer)
+    terms = backward(spread, batch, scaler)
     scaler.unscale_(optimizer)
     terms["grad_norm"] = clip_gradients(optimizer, grad_clip)
     scalars = Scalars({**terms, SIGNAL: flag})  # before the step changes a parameter that is among them
     scaler.step(optimizer)
     scaler.update()
-    stage.after_step()
+    spread.stage.after_step()
     return scalars
+
+
+@dataclass(frozen=True)
+class _Milestones:
+    """What follows some steps: evaluations, checkpoints, the stop that a signal asks for."""
+
+    spread: Parallel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plan: Mapping[str, Any]
+    record: Record
+    hooks: Sequence[Hook]
+    log: LogConfig
+
+    def after(self, step: int) -> None:
+        """Do what is due after a step; its scalars are settled first.
+
+        Raises:
+            ProclipError: they are not finite.
+            KeyboardInterrupt, Preempted: a signal came.
+        """
+        record, checkpoints, interruption = self.record, self.record.checkpoints, self.record.interruption
+        due = [hook for hook in self.hooks if step % hook.every_steps == 0]
+        last, save = step == record.total, step % self.log.checkpoint_every_steps == 0
+        if not (due or last or save or interruption.signal):
+            return
+        record.settle()
+        best = self._better(step, self._run(due, step), all_ran=len(due) == len(self.hooks))
+        if last or save or interruption.signal or best != checkpoints.best:
+            checkpoints.best = best
+            state = {"finished": last, "scaler": self.scaler.state_dict(), **record.state()}
+            checkpoints.save(step, self.spread.stage, self.optimizer, {**self.plan, **state})
+        if interruption.signal:
+            checkpoints.wait()
+            interruption.stop(f"{record.name}: stopped after step {step} of {record.total}; its checkpoint is written")
+
+    def _run(self, due: Sequence[Hook], step: int) -> dict[str, float]:
+        """Run and log hooks: all that they found."""
+        found: dict[str, float] = {}
+        for hook in due:
+            with self.spread.gathered():
+                metrics = hook.run(step)
+            self.record.logger.log(self.record.name, step, self.record.epoch(step), metrics)
+            found |= metrics
+            self.spread.stage.train()
+        return found
+
+    def _better(self, step: int, found: Mapping[str, float], *, all_ran: bool) -> Best | None:
+        """The best step so far, this one or that before."""
+        best, wanted = self.record.checkpoints.best, self.log.keep_best
+        if not found or wanted is None:
+            return best
+        keys = [key for key in found if key == wanted or key.endswith(f"/{wanted}")]
+        if len(keys) != 1 and all_ran:
+            near = keys or difflib.get_close_matches(wanted, found, n=3, cutoff=0)
+            what = "could be any of" if keys else "is no figure that was measured; near it:"
+            raise ProclipError(f"log.keep_best: {wanted!r} {what} {', '.join(near)}")
+        if len(keys) != 1 or math.isnan(value := found[keys[0]]):
+            return best
+        sign = 1 if self.log.best_is == "highest" else -1
+        better = best is None or sign * value > sign * best.value
+        return from_main(Best(keys[0], value, step) if better else best)
 
 
 def _resume(
@@ -147,10 +205,11 @@ def _resume(
     """Load the newest checkpoint: steps done, best step, state of the record; 0 and nothing without one."""
     path = from_main(latest_checkpoint(folder) if is_main() else None)
     if path is None:
+        part_generators()
         return 0, None, {}
     state = load_checkpoint(path, stage, optimizer)
     for key, wanted in plan.items():
-        if state[key] != wanted:
+        if state.get(key, wanted) != wanted:  # that of a version before does not know its global batch
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
     best = Best(**state["best"]) if state["best"] else None
@@ -176,34 +235,22 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
-    """A batch dataclass with its tensors on `device`."""
+    """A batch dataclass with its tensors on `device`; the parts of one in parts go there as they are walked."""
     if device.type == "cpu":
         return batch
-    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return dataclasses.replace(
-        batch, **{n: t.to(device, non_blocking=True) for n, t in tensors.items() if t is not None}
-    )
+    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    moved = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    if isinstance(batch, MicroBatches):
+        moved["parts"] = _OnDevice(batch.parts, device)
+    return dataclasses.replace(batch, **moved)
 
 
-def _run_hooks(
-    due: Sequence[Hook], stage: Stage, record: Record, step: int, log: LogConfig, best: Best | None, *, all_ran: bool
-) -> Best | None:
-    """Run and log the hooks that are due; the best step so far, this one or that before."""
-    found: dict[str, float] = {}
-    for hook in due:
-        metrics = hook.run(step)
-        record.logger.log(record.name, step, record.epoch(step), metrics)
-        found |= metrics
-        stage.train()
-    if not found or log.keep_best is None:
-        return best
-    keys = [key for key in found if key == log.keep_best or key.endswith(f"/{log.keep_best}")]
-    if len(keys) != 1 and all_ran:
-        near = keys or difflib.get_close_matches(log.keep_best, found, n=3, cutoff=0)
-        what = "could be any of" if keys else "is no figure that was measured; near it:"
-        raise ProclipError(f"log.keep_best: {log.keep_best!r} {what} {', '.join(near)}")
-    if len(keys) != 1 or math.isnan(value := found[keys[0]]):
-        return best
-    sign = 1 if log.best_is == "highest" else -1
-    better = best is None or sign * value > sign * best.value
-    return from_main(Best(keys[0], value, step) if better else best)
+@dataclass(frozen=True)
+class _OnDevice:
+    """Parts of a batch, moved one by one at each walk."""
+
+    parts: Iterable[Any]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_to_device(part, self.device) for part in self.parts)

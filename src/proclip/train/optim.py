@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import OptimConfig
-from ..distributed import all_reduce_mean, world_size
+from ..distributed import all_reduce_sum, is_sharded, local
 from ..errors import ProclipError
 from .parameters import parameter_groups
 
@@ -86,26 +86,21 @@ def build_scaler(config: OptimConfig, device: torch.device) -> torch.amp.GradSca
     return torch.amp.GradScaler(device.type, enabled=half)
 
 
-def average_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Make every process's gradients the mean over the processes; nothing to do on one."""
-    if world_size() > 1:
-        gradients = _gradients(optimizer)
-        mean = all_reduce_mean(torch.cat([g.flatten() for g in gradients]))  # one message instead of hundreds
-        for gradient, part in zip(gradients, torch.split(mean, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-
+@torch.no_grad()
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
     """Scale the gradients so that their global norm is at most `max_norm`; None leaves them as they are.
+
+    Of gradients that are sharded every process scales its part, by the norm of the whole.
 
     Returns:
         the global norm before, a scalar.
     """
-    norm = torch.nn.utils.get_total_norm(_gradients(optimizer))
+    gradients = [p.grad for p in named_parameters(optimizer).values() if p.grad is not None]
+    shards = [local(g) for g in gradients if is_sharded(g)]
+    norm = torch.nn.utils.get_total_norm([g for g in gradients if not is_sharded(g)])
+    if shards:
+        squares = all_reduce_sum(torch.nn.utils.get_total_norm(shards).square())
+        norm = (norm.square() + squares).sqrt()
     if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(named_parameters(optimizer).values(), max_norm, norm)
+        torch._foreach_mul_([local(g) for g in gradients], (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p.grad for p in named_parameters(optimizer).values() if p.grad is not None]

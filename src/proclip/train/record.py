@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed import all_reduce_mean
 from ..errors import ProclipError
 from .checkpoint import Checkpoints
 from .interruption import Interruption
@@ -21,14 +22,14 @@ SIGNAL = "signal"
 
 
 class Scalars:
-    """Scalars on their way from the device to the CPU.
+    """Scalars on their way from the device to the CPU: the means over all processes.
 
     Args:
         terms: tensors of one number each, as they are now.
     """
 
     def __init__(self, terms: Mapping[str, Tensor]) -> None:
-        numbers = torch.stack([term.detach().float() for term in terms.values()])
+        numbers = all_reduce_mean(torch.stack([term.detach().float() for term in terms.values()]))
         self._names, self._numbers = tuple(terms), numbers.to("cpu", non_blocking=True)
         self._arrived = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:

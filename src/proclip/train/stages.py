@@ -1,13 +1,15 @@
 """The stages of training: each class is one objective of the paper, and nothing of how it is optimised.
 
 Letters: b batch of this process, n global batch (all processes), h width of the LLM's embeddings, d shared width.
-All losses are over the global batch: embeddings are gathered with gradient, so that one process and several give
-the same loss and the same gradients.
+All losses are over the global batch: embeddings are gathered with gradient, and every process takes the part of its
+own rows, so that one process and several give the same loss and the same gradients.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, final
 
 import torch
@@ -15,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DistillConfig, DistillLossConfig, OptimConfig, PretrainConfig, TuneConfig
-from ..data.batches import DistillBatch, PretrainBatch, TuneBatch
-from ..distributed import gather
+from ..data.batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
+from ..distributed import gather, own_rows
 from ..errors import ProclipError
 from ..losses import DistillationTerms, contrastive_loss, distillation_loss, sigmoid_loss
 from ..models.arithmetic import has_bfloat16
@@ -52,11 +54,14 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, embeds: Embeds, targets: Embeds, batch: Any) -> dict[str, Tensor]:
-        """Scalars of the global batch: ``loss`` is differentiated, the others are logged. No tower runs here."""
+        """Scalars whose mean over processes is the global batch's: ``loss`` is differentiated, the others are logged.
 
-    def loss(self, batch: Any) -> dict[str, Tensor]:
-        """`objective` of a batch that fits into memory as a whole."""
-        return self.objective(self.encode(batch), self.targets(batch), batch)
+        No tower runs here. Of the batch only what `MicroBatches` has may be read.
+        """
+
+    def loss(self, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
+        """`objective` of a batch that fits into memory as a whole; `encode` where another is to run the towers."""
+        return self.objective((encode or self.encode)(batch), self.targets(batch), batch)
 
     @abstractmethod
     def after_step(self) -> None:
@@ -98,7 +103,8 @@ class TextDistillation(Stage):
 
     def objective(self, embeds: Embeds, targets: Embeds, batch: DistillBatch) -> dict[str, Tensor]:
         """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
-        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss)
+        rows = own_rows(len(embeds["text"]))
+        terms = _distillation(gather(embeds["text"]), gather(targets["text"]), self.config.loss, rows)
         return {"loss": terms.loss, "instance": terms.instance, "structure": terms.structure}
 
     def after_step(self) -> None:
@@ -114,8 +120,9 @@ class ImageTextTuning(Stage):
     pixels (Eq. 5). With lambda 0, or the image tower locked (LiT), there is no teacher.
 
     Ours, not the paper's, in the config: L_info as SigLIP's sigmoid loss; which part of the image tower is trained
-    (``image``, see `ImageTuner`); and a teacher that stands still, ``frozen``, or whose embeddings of the plain
-    pictures come with the batch, ``cached``, a target that does not follow the augmentation.
+    (``image``, see `ImageTuner`); a teacher that stands still, ``frozen``, or whose embeddings of the plain pictures
+    come with the batch, ``cached``, a target that does not follow the augmentation; and L_reg over every so many-th
+    picture alone, ``teacher_stride``.
 
     Args:
         image_tower: pixel_values [b, 3, s, s] -> image features [b, d]; made ready for training in place.
@@ -126,7 +133,8 @@ class ImageTextTuning(Stage):
         logit_bias: of the sigmoid loss, and for it alone: a constant on all logits cancels in a softmax.
 
     Raises:
-        ProclipError: the sigmoid loss without a bias or InfoNCE with one, or what `ImageTuner` refuses.
+        ProclipError: the sigmoid loss without a bias or InfoNCE with one, micro batches of a tower whose batch
+            normalisation would see them, or what `ImageTuner` refuses.
     """
 
     def __init__(
@@ -145,6 +153,8 @@ class ImageTextTuning(Stage):
         self.image_tower, self.adapter, self.logit_scale, self.config = image_tower, adapter, logit_scale, config
         self.logit_bias = logit_bias
         self.locked = config.image.mode == "locked"
+        if config.micro_batch_size is not None and not self.locked:
+            _refuse_batch_norm(image_tower, "tune.micro_batch_size")
         self.regularised = config.distillation_weight > 0 and not self.locked
         online = config.teacher if self.regularised and config.teacher != "cached" else None
         self._tuner = ImageTuner(image_tower, config.image, online)
@@ -174,8 +184,8 @@ class ImageTextTuning(Stage):
     def encode(self, batch: TuneBatch) -> Embeds:
         """v, ``image``, and t*, ``text``."""
         with _autocast(self.config.optim, batch.pixel_values):
-            with torch.set_grad_enabled(not self.locked):
-                image_features = self.image_tower(batch.pixel_values)
+            with torch.no_grad() if self.locked else nullcontext():
+                image_features = self._tuner.run_tower(batch.pixel_values)
             text_features = self.adapter(batch.llm_embeds)
         return {"image": _normalize(image_features), "text": _normalize(text_features)}
 
@@ -183,7 +193,7 @@ class ImageTextTuning(Stage):
     def targets(self, batch: TuneBatch) -> Embeds:
         """v*, ``image``: the teacher on the very pixels that the student saw, or what was cached of the plain pictures.
 
-        Nothing without L_reg.
+        Of every ``teacher_stride``-th picture. Nothing without L_reg.
         """
         if not self.regularised:
             return {}
@@ -192,24 +202,29 @@ class ImageTextTuning(Stage):
                 raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
             return {"image": batch.teacher_embeds}
         with _autocast(self.config.optim, batch.pixel_values):
-            image_features = self.teacher(batch.pixel_values)
+            image_features = self._tuner.run_teacher(batch.pixel_values[:: self.config.teacher_stride])
         return {"image": _normalize(image_features)}
 
-    def objective(self, embeds: Embeds, targets: Embeds, batch: TuneBatch) -> dict[str, Tensor]:
+    def objective(
+        self, embeds: Embeds, targets: Embeds, batch: TuneBatch | MicroBatches[TuneBatch]
+    ) -> dict[str, Tensor]:
         """L_tune, Eq. 6; ``contrastive`` is L_info, ``instance`` and ``structure`` the unweighted means in L_reg."""
         image_embeds, text_embeds = gather(embeds["image"]), gather(embeds["text"])  # [n, d]
+        rows = own_rows(len(embeds["image"]))
         ids = {"image_ids": gather(batch.image_ids), "text_ids": gather(batch.text_ids)}
         masked = ids if self.config.mask_duplicates else {}
         logged: dict[str, Tensor] = {"logit_scale": self.logit_scale}
         if self.logit_bias is None:
-            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, **masked)
+            info = contrastive_loss(image_embeds, text_embeds, self.logit_scale, rows=rows, **masked)
         else:
-            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, **masked)
+            info = sigmoid_loss(image_embeds, text_embeds, self.logit_scale, self.logit_bias, rows=rows, **masked)
             logged["logit_bias"] = self.logit_bias
         logged = {"contrastive": info, **logged}
         if not self.regularised:
             return {"loss": info, **logged}
-        reg = _distillation(image_embeds, gather(targets["image"]), self.config.loss)
+        stride = self.config.teacher_stride
+        held = image_embeds if stride == 1 else gather(embeds["image"][::stride])
+        reg = _distillation(held, gather(targets["image"]), self.config.loss, own_rows(len(targets["image"])))
         loss = info + self.config.distillation_weight * reg.loss
         return {"loss": loss, **logged, "instance": reg.instance, "structure": reg.structure}
 
@@ -243,6 +258,8 @@ class ContrastivePretraining(Stage):
     ) -> None:
         super().__init__()
         self.image_tower, self.text_tower, self.logit_scale, self.config = image_tower, text_tower, logit_scale, config
+        if config.micro_batch_size is not None:
+            _refuse_batch_norm(image_tower, "pretrain.micro_batch_size")
 
     def groups(self) -> Groups:
         """Both towers and the temperature."""
@@ -261,11 +278,13 @@ class ContrastivePretraining(Stage):
             text_features = self.text_tower(batch.input_ids, batch.attention_mask)
         return {"image": _normalize(image_features), "text": _normalize(text_features)}
 
-    def objective(self, embeds: Embeds, targets: Embeds, batch: PretrainBatch) -> dict[str, Tensor]:
+    def objective(
+        self, embeds: Embeds, targets: Embeds, batch: PretrainBatch | MicroBatches[PretrainBatch]
+    ) -> dict[str, Tensor]:
         """InfoNCE, Eq. 4."""
         loss = contrastive_loss(
             gather(embeds["image"]), gather(embeds["text"]), self.logit_scale,
-            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids),
+            image_ids=gather(batch.image_ids), text_ids=gather(batch.text_ids), rows=own_rows(len(embeds["image"])),
         )  # fmt: skip
         return {"loss": loss, "logit_scale": self.logit_scale}
 
@@ -283,15 +302,22 @@ def _layers_above(tower: nn.Module) -> dict[str, int]:
     return {f"image_tower.{name}": count for name, count in known.items()}
 
 
+def _refuse_batch_norm(tower: nn.Module, field: str) -> None:
+    """Its statistics are of the samples that are encoded together: parts of a batch do not give what the whole does."""
+    if found := next((n for n, m in tower.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)), None):
+        raise ProclipError(f"{field}: the image tower has batch normalisation ({found}), which needs the whole batch")
+
+
 def _normalize(features: Tensor) -> Tensor:
     """Features of any precision to float32 embeds: losses are never in half precision."""
     return F.normalize(features.float(), dim=-1)
 
 
-def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig) -> DistillationTerms:
+def _distillation(student: Tensor, teacher: Tensor, config: DistillLossConfig, rows: slice | None) -> DistillationTerms:
     return distillation_loss(
         student, teacher, instance_weight=config.instance_weight, structure_weight=config.structure_weight,
         structure=config.structure, reduction=config.reduction, reference_batch=config.reference_batch,
+        rows=rows,
     )  # fmt: skip
 
 

@@ -1,0 +1,98 @@
+"""The command line under torchrun: one model, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from proclip.cli import main
+
+RECIPE = """
+name = "tiny"
+[data]
+dataset = "{data}"
+[pretrain]
+split = "pretrain"
+epochs = 4
+batch_size = {batch}
+image_size = 16
+patch_size = 8
+image_width = 64
+image_layers = 1
+text_width = 64
+text_layers = 1
+vocab_size = 600
+embed_dim = 16
+optim = {{lr = 1e-3, parallel = "{how}"}}
+[log]
+every_steps = 1
+"""
+
+
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*command, "-m", "proclip.cli", *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def recipe(folder: Path, data: Path, batch: int, how: str = "ddp") -> str:
+    path = folder / f"{how}-{batch}.toml"
+    path.write_text(RECIPE.format(data=data, batch=batch, how=how))
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes_train_one_model(tmp_path: Path, tiny_world: Path, how: str) -> None:
+    assert main(["train", recipe(tmp_path, tiny_world, 8), "--out", str(tmp_path / "one")]) == 0
+    done = torchrun(2, "train", recipe(tmp_path, tiny_world, 4, how), "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("model: ") == 1 and done.stdout.count("pretrain 4/4") == 1
+    assert "Warning" not in done.stderr
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    again = torchrun(2, "train", recipe(tmp_path, tiny_world, 4, how), "--out", str(tmp_path / "two"))
+    assert again.returncode == 0 and again.stderr.count("finished already") == 1
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_one_line(tmp_path: Path) -> None:
+    done = torchrun(2, "train", recipe(tmp_path, tmp_path / "nothing", 4), "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert done.stderr.count("proclip: error:") == 1 and "nothing" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_job_with_its_line(tmp_path: Path, tiny_world: Path) -> None:
+    """The others wait for it at a gather, and do not speak of that."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "from proclip.distributed import gather, launched\n"
+        "from proclip.errors import ProclipError\n"
+        "try:\n"
+        "    with launched():\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise ProclipError('the disk of the second')\n"
+        "        gather(torch.ones(2, 2))\n"
+        "except ProclipError as error:\n"
+        "    print('proclip: error:', error, file=sys.stderr)\n"
+        "    sys.exit(2)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if "Traceback" in line or "proclip: error" in line]
+    assert ours[0] == "proclip: error: the disk of the second"
+    assert "RuntimeError" not in done.stderr
