@@ -99,25 +99,14 @@ def fit(
         name, total, source.steps_per_epoch, log.every_steps, scaler.is_enabled(), logger, progress, interruption,
         checkpoints, **so_far,
     )  # fmt: skip
+    milestones = _Milestones(spread, optimizer, scaler, plan, record, hooks, log)
     trained.train()
     with progress, frozen(groups), interruption, checkpoints:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
             scalars = _train_step(spread, batch, optimizer, scaler, optim.grad_clip, interruption.flag(device))
             record.add(step, lr, scalars)
-            due = [hook for hook in hooks if step % hook.every_steps == 0]
-            last, save = step == total, step % log.checkpoint_every_steps == 0
-            if not (due or last or save or interruption.signal):
-                continue
-            record.settle()
-            best = _run_hooks(due, spread, record, step, log, checkpoints.best, all_ran=len(due) == len(hooks))
-            if last or save or interruption.signal or best != checkpoints.best:
-                checkpoints.best = best
-                state = {"finished": last, "scaler": scaler.state_dict(), **record.state()}
-                checkpoints.save(step, trained, optimizer, plan | state)
-            if interruption.signal:
-                checkpoints.wait()
-                interruption.stop(f"{name}: stopped after step {step} of {total}; its checkpoint is written")
+            milestones.after(step)
         checkpoints.wait()
     spread.gather()
     return FitResult(total, start, record.seconds, record.metrics, checkpoints.best)
@@ -146,6 +135,69 @@ def _train_step(
     scaler.update()
     spread.stage.after_step()
     return scalars
+
+
+@dataclass(frozen=True)
+class _Milestones:
+    """What follows some steps: evaluations, checkpoints, the stop that a signal asks for."""
+
+    spread: Parallel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plan: Mapping[str, Any]
+    record: Record
+    hooks: Sequence[Hook]
+    log: LogConfig
+
+    def after(self, step: int) -> None:
+        """Do what is due after a step; its scalars are settled first.
+
+        Raises:
+            ProclipError: they are not finite.
+            KeyboardInterrupt, Preempted: a signal came.
+        """
+        record, checkpoints, interruption = self.record, self.record.checkpoints, self.record.interruption
+        due = [hook for hook in self.hooks if step % hook.every_steps == 0]
+        last, save = step == record.total, step % self.log.checkpoint_every_steps == 0
+        if not (due or last or save or interruption.signal):
+            return
+        record.settle()
+        best = self._better(step, self._run(due, step), all_ran=len(due) == len(self.hooks))
+        if last or save or interruption.signal or best != checkpoints.best:
+            checkpoints.best = best
+            state = {"finished": last, "scaler": self.scaler.state_dict(), **record.state()}
+            checkpoints.save(step, self.spread.stage, self.optimizer, {**self.plan, **state})
+        if interruption.signal:
+            checkpoints.wait()
+            interruption.stop(f"{record.name}: stopped after step {step} of {record.total}; its checkpoint is written")
+
+    def _run(self, due: Sequence[Hook], step: int) -> dict[str, float]:
+        """Run and log hooks: all that they found."""
+        found: dict[str, float] = {}
+        for hook in due:
+            with self.spread.gathered():
+                metrics = hook.run(step)
+            if metrics:
+                self.record.logger.log(self.record.name, step, self.record.epoch(step), metrics)
+            found |= metrics
+            self.spread.stage.train()
+        return found
+
+    def _better(self, step: int, found: Mapping[str, float], *, all_ran: bool) -> Best | None:
+        """The best step so far, this one or that before."""
+        best, wanted = self.record.checkpoints.best, self.log.keep_best
+        if not found or wanted is None:
+            return best
+        keys = [key for key in found if key == wanted or key.endswith(f"/{wanted}")]
+        if len(keys) != 1 and all_ran:
+            near = keys or difflib.get_close_matches(wanted, found, n=3, cutoff=0)
+            what = "could be any of" if keys else "is no figure that was measured; near it:"
+            raise ProclipError(f"log.keep_best: {wanted!r} {what} {', '.join(near)}")
+        if len(keys) != 1 or math.isnan(value := found[keys[0]]):
+            return best
+        sign = 1 if self.log.best_is == "highest" else -1
+        better = best is None or sign * value > sign * best.value
+        return from_main(Best(keys[0], value, step) if better else best)
 
 
 def _resume(
@@ -203,36 +255,3 @@ class _OnDevice:
 
     def __iter__(self) -> Iterator[Any]:
         return (_to_device(part, self.device) for part in self.parts)
-
-
-def _run_hooks(
-    due: Sequence[Hook],
-    spread: Parallel,
-    record: Record,
-    step: int,
-    log: LogConfig,
-    best: Best | None,
-    *,
-    all_ran: bool,
-) -> Best | None:
-    """Run and log the hooks that are due; the best step so far, this one or that before."""
-    found: dict[str, float] = {}
-    for hook in due:
-        with spread.gathered():
-            metrics = hook.run(step)
-        if metrics:
-            record.logger.log(record.name, step, record.epoch(step), metrics)
-        found |= metrics
-        spread.stage.train()
-    if not found or log.keep_best is None:
-        return best
-    keys = [key for key in found if key == log.keep_best or key.endswith(f"/{log.keep_best}")]
-    if len(keys) != 1 and all_ran:
-        near = keys or difflib.get_close_matches(log.keep_best, found, n=3, cutoff=0)
-        what = "could be any of" if keys else "is no figure that was measured; near it:"
-        raise ProclipError(f"log.keep_best: {log.keep_best!r} {what} {', '.join(near)}")
-    if len(keys) != 1 or math.isnan(value := found[keys[0]]):
-        return best
-    sign = 1 if log.best_is == "highest" else -1
-    better = best is None or sign * value > sign * best.value
-    return from_main(Best(keys[0], value, step) if better else best)
