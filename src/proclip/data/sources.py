@@ -87,7 +87,12 @@ class Source:
         return set() if self.splits is None else set(pc.unique(pc.list_flatten(self.splits)).to_pylist())
 
     def check_keys(self) -> None:
-        """Raise `ProclipError` if a key is there twice; the message says where the second is."""
+        """Raise `ProclipError` if a key is there twice; the message says where the second is.
+
+        An index has none: within a shard the first sample of a name is kept, and the shard's name is part of the key.
+        """
+        if self.in_shards:
+            return
         for key in repeated(self.keys)[:1].to_pylist():
             second = places_of(self.keys, key)[1]
             raise ProclipError(f"{self.row_name(second) if self.row_name else self.where}: key {key!r} is there twice")

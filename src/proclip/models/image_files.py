@@ -16,12 +16,12 @@ MAX_ASPECT = 100
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; transparent parts become white."""
+    """Any mode to RGB, an RGB image as it is; transparent parts become white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:

@@ -125,7 +125,8 @@ class ImagePreprocess:
         return self._channels_first(image)
 
     def _channels_first(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)
+        # In the tower's order while they are bytes: what follows runs over memory as it lies, and so does stacking.
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().float().div_(255)
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
         return pixels.sub_(mean).div_(std)
 
