@@ -15,7 +15,6 @@ from typing import Any
 
 from .. import __version__
 from ..config import Recipe, config_hash, dump, load_recipe, to_dict
-from ..distributed import world_size
 from ..errors import ProclipError
 from ..files import read_json, write_atomically, write_json
 
@@ -72,6 +71,8 @@ def open_run(recipe: Recipe, folder: Path) -> None:
         ProclipError: the folder holds a run of another recipe that has a checkpoint or a model, or a recipe and files
             of others; the message names the fields that differ.
     """
+    from ..distributed import world_size
+
     path, world = folder / "recipe.toml", world_size()
     if path.is_file():
         before, processes = load_recipe(path), _processes(folder)

@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Image
 
 from ..errors import ProclipError, one_line
@@ -117,7 +117,7 @@ def decode(content: bytes, name: str) -> Picture:
         with PillowImage.open(BytesIO(content)) as image:
             image.load()
             return Picture(to_rgb(_upright(image)), _taken(image))
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ProclipError(f"{name} is not a picture") from None
     except Exception as error:  # decoders raise whatever a broken file leads them to
         raise ProclipError(f"{name} cannot be read: {one_line(error)}") from None

@@ -86,13 +86,12 @@ def query_vector(
     """
     texts = [str(part.value) for part in parts if part.kind == "text"]
     of_texts = iter(encode_texts(texts)) if texts else iter(())
-    total = np.float64(0)
-    for part in parts:
-        vector = next(of_texts) if part.kind == "text" else encode_picture(part.value)
-        total = total + part.weight * _unit(vector.astype(np.float64))
+    vectors = [next(of_texts) if part.kind == "text" else encode_picture(part.value) for part in parts]
+    weights = np.array([part.weight for part in parts])
+    total: npt.NDArray[np.float64] = weights @ np.stack([_unit(vector.astype(np.float64)) for vector in vectors])
     if float(np.linalg.norm(total)) < NOTHING:
         raise ProclipError("the parts of the query cancel each other out: nothing is left to search for")
-    found: Floats = _unit(np.asarray(total)).astype(np.float32)
+    found: Floats = _unit(total).astype(np.float32)
     return found
 
 
@@ -136,7 +135,7 @@ def _listed(value: T | Sequence[T] | None) -> list[T]:
         return []
     if isinstance(value, (str, Path, Image)):
         return [value]
-    return list(value)  # type: ignore[arg-type]
+    return list(value)
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -59,8 +59,10 @@ def scores_of(vectors: Floats, query: Floats, rows: Numbers | None = None) -> to
     if rows is None:
         found = matrix @ asked
     else:
-        parts = torch.from_numpy(rows).split(GATHERED_ROWS)
-        found = torch.cat([matrix[part] @ asked for part in parts]) if len(rows) else torch.empty(0)
+        chosen, found = torch.from_numpy(rows), torch.empty(len(rows))
+        for start in range(0, len(rows), GATHERED_ROWS):
+            part = slice(start, start + GATHERED_ROWS)
+            found[part] = matrix[chosen[part]] @ asked
     return found.round(decimals=DECIMALS)
 
 
