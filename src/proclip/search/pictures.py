@@ -18,7 +18,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Image
 
 from ..errors import ProclipError, one_line
-from ..models.preprocess import to_rgb
+from ..models.image_files import to_rgb
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 HEIC = frozenset({".heic", ".heif"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -19,7 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        own = {"registry": self.registry}
+        own: Any = {"registry": self.registry}
         self.requests = Counter("proclip_requests", "Requests answered.", ["route", "method", "status"], **own)
         self.seconds = Histogram(
             "proclip_request_seconds", "From the first byte of a request to its answer.", ["route"], buckets=SECONDS,

@@ -9,7 +9,7 @@ from io import BytesIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..models.preprocess import to_rgb
+from ..models.image_files import to_rgb
 from .faults import Fault, bad
 from .limits import Limits
 
