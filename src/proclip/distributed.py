@@ -86,7 +86,7 @@ def launched() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _on():
         yield
         return
-    store, number, world = next(rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-untyped-call]
+    store, number, world = next(rendezvous("env://", timeout=PATIENCE))
     failures = dist.PrefixStore("proclip/failures", store)  # type: ignore[attr-defined]
     try:
         device = _own_gpu()

@@ -169,8 +169,10 @@ class Index:
             if not np.isfinite(length) or not length:
                 raise ProclipError("the vector is zero, or a number of it is not finite")
             among = self._among(nearest, near, wanted, k)
-            found = nearest.find(vector / length, k, among) if len(nearest) else (np.empty(0, np.int64), np.empty(0))
-            return self._hits(*found, k, wanted)
+            if not len(nearest):
+                return []
+            ids, scores = nearest.find(vector / length, k, among)
+            return self._hits(ids, scores, k, wanted)
 
     def neighbours(self, hit: Hit, k: int = 10) -> list[Hit]:
         """Pictures most like one that was found, which is left out; no model is needed."""
@@ -258,7 +260,7 @@ class Index:
     def _loaded(self) -> Encoder:
         with self._lock:
             if self._encoder is None:
-                name = self._model or self._catalogue.fact("model")
+                name = self._model if isinstance(self._model, str) else self._catalogue.fact("model")
                 if name is None:
                     raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
                 encoder = open_encoder(name, self.device)

@@ -169,7 +169,9 @@ async def explain(body: schemas.ExplainRequest, service: Of) -> schemas.ExplainA
     return schemas.ExplainAnswer(score=score, parts=parts, model=service.encoder.name, usage=_usage(embedded))
 
 
-PICTURE = {200: {"description": "the picture", "content": {"image/jpeg": {}, "image/png": {}, "image/webp": {}}}}
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the picture", "content": {"image/jpeg": {}, "image/png": {}, "image/webp": {}}}
+}
 
 
 @router.get("/thumbnails/{id}", response_class=Response, responses={**FAULTS, **PICTURE})

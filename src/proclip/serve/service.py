@@ -77,12 +77,12 @@ class Service:
         self._label_vectors: Recent[str, Vector] = Recent(8192)
         self._picture_vectors: Recent[str, Vector] = Recent(1024)
         self._active = 0
-        bounds = {"most_items": limits.batch, "most_inside": limits.queue, "most_cost": limits.batch_chars}
+        bounds: Any = {"most_items": limits.batch, "most_inside": limits.queue, "most_cost": limits.batch_chars}
         self.batcher = Batcher(
             [
                 Lane("text", lambda items: _rows(encoder.encode_texts(items)), cost=len, **bounds),
                 Lane("label", lambda items: _rows(encoder.encode_labels(items)), cost=len, **bounds),
-                Lane("image", encoder.encode_images, **bounds),
+                Lane("image", lambda items: list(encoder.encode_images(items)), **bounds),
             ],
             limits.wait,
             self.metrics.batch,
@@ -170,13 +170,13 @@ class Service:
         if (index := self.index) is None:
             raise Fault(404, "this server has no index of pictures: start it with --index")
         embedded = await self.embed([part for part, _ in parts])
-        total = np.sum([w * v for v, (_, w) in zip(embedded.vectors, parts, strict=True)], axis=0, dtype=np.float32)
+        total: Vector = np.sum([w * v for v, (_, w) in zip(embedded.vectors, parts, strict=True)], axis=0)
         length = float(np.linalg.norm(total))
         if length < 1e-4:
             raise bad("weights", "the parts of the query cancel each other out")
 
         def look() -> list[Ranked]:
-            hits = index.search((total / length).astype(np.float32), k)
+            hits = index.search(np.asarray(total / length, dtype=np.float32), k)
             return [Ranked(self._found.add(hit), public_name(hit), float(hit.score)) for hit in hits]
 
         return await self._in_index(look), embedded
@@ -231,14 +231,14 @@ class Service:
         if self.encoder.no_texts:
             raise Fault(400, "this server's model encodes pictures only: its text side is not installed here")
         wanted = prompts(labels, templates)
-        known = {text: self._label_vectors.get(text) for text in wanted}
-        missing = [text for text, vector in known.items() if vector is None]
+        known = {text: vector for text in wanted if (vector := self._label_vectors.get(text)) is not None}
+        missing = [text for text in dict.fromkeys(wanted) if text not in known]
         with self.batcher.room("label", len(missing)):
             embedded, rows = await _together(self.embed(images), self._texts("label", missing))
         for text, (vector, _, _) in zip(missing, rows, strict=True):
             known[text] = vector
             self._label_vectors.put(text, vector)
-        stacked = torch.from_numpy(np.stack([known[text] for text in wanted]))  # type: ignore[arg-type]
+        stacked = torch.from_numpy(np.stack([known[text] for text in wanted]))
         classifier = build_zero_shot_classifier(lambda _: stacked, labels, templates).numpy()
         cosines = np.stack(embedded.vectors) @ classifier
         return cosines, self._probabilities(cosines)
