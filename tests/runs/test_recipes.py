@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_other_processes_and_the_same_global_batch(
 ) -> None:
     def on(processes: int, batch_size: int) -> None:
         assert recipe.tune is not None
-        monkeypatch.setattr("proclip.runs.recipes.world_size", lambda: processes)
+        monkeypatch.setattr("proclip.distributed.world_size", lambda: processes)
         tune = dataclasses.replace(recipe.tune, batch_size=batch_size)
         open_run(dataclasses.replace(recipe, tune=tune), tmp_path)
 
@@ -93,7 +93,7 @@ def test_a_run_goes_on_with_other_processes_and_the_same_global_batch(
     on(2, 64)
     on(1, 128)
     on(4, 32)
-    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(tune.batch_size: it has 64, now 128\)"):
+    with pytest.raises(ProclipError, match=r"holds a run of another recipe \(tune.batch_size: it has 128, now 256; batches"):
         on(2, 128)
 
 

@@ -197,12 +197,13 @@ class ImageTextTuning(Stage):
         """
         if not self.regularised:
             return {}
-        if self.teacher is None:
+        run_teacher = self._tuner.run_teacher
+        if run_teacher is None:
             if batch.teacher_embeds is None:
                 raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
             return {"image": batch.teacher_embeds}
         with _autocast(self.config.optim, batch.pixel_values):
-            image_features = self._tuner.run_teacher(batch.pixel_values[:: self.config.teacher_stride])
+            image_features = run_teacher(batch.pixel_values[:: self.config.teacher_stride])
         return {"image": _normalize(image_features)}
 
     def objective(
