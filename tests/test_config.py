@@ -209,3 +209,16 @@ def test_none_leaves_out_what_may_be_missing(tmp_path: Path) -> None:
     assert recipe.init == "none"  # a text may say anything
     with pytest.raises(ProclipError, match="adapter must be a table, not 'none'"):
         load_recipe(tmp_path / "recipe.toml", ["adapter=none"])
+
+
+def test_how_processes_share_a_stage_changes_no_hash_and_has_limits() -> None:
+    base = {"name": "a", "tune": {"optim": {"lr": 1e-4}}}
+    shared = {"name": "a", "tune": {"optim": {"lr": 1e-4, "parallel": "fsdp"}}}
+    assert config_hash(from_dict(Recipe, shared)) == config_hash(from_dict(Recipe, base))
+    for changes, name in (
+        ({"optim": {"parallel": "fsdp", "autocast": "float16"}}, "optim.autocast"),
+        ({"optim": {"parallel": "fsdp"}, "image": {"mode": "lora"}}, "tune.optim.parallel"),
+        ({"optim": {"parallel": "fsdp"}, "image": {"compile": True}}, "tune.optim.parallel"),
+    ):
+        with pytest.raises(ProclipError, match=name):
+            from_dict(Recipe, {"name": "a", "tune": changes})

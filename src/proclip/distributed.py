@@ -11,9 +11,10 @@ gradient is then that of L, as on one process, for parameters before the gather 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ from .errors import ProclipError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: one may have work to do for all. One that dies ends the job at once."""
+SPEAKING = timedelta(seconds=10)
+"""How long processes that fail wait for the first one that did to say why."""
 
 
 def _on() -> bool:
@@ -98,7 +101,10 @@ def launched() -> Iterator[None]:
         yield
     except Exception:
         if failures.add("count", 1) > 1:
+            with suppress(RuntimeError):  # torchrun stops all processes when one has ended: let the first speak before
+                failures.wait(["said"], SPEAKING)
             raise SystemExit(1) from None
+        atexit.register(failures.set, "said", "yes")
         raise
     finally:
         if _on():

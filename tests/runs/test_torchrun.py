@@ -96,3 +96,26 @@ def test_an_error_of_one_process_ends_the_job_with_its_line(tmp_path: Path, tiny
     ours = [line for line in done.stderr.splitlines() if "Traceback" in line or "proclip: error" in line]
     assert ours[0] == "proclip: error: the disk of the second"
     assert "RuntimeError" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_align_on_two_processes(
+    tmp_path: Path, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, how: str
+) -> None:
+    """Both stages, evaluated within and after each, from pictures and captions to a model."""
+    settings = [
+        "distill.epochs=2", "tune.epochs=2", "distill.batch_size=4", "tune.batch_size=4", "tune.teacher=cached",
+        "adapter.num_blocks=1", f"distill.optim.parallel={how}", f"tune.optim.parallel={how}", "embedder.layer=1",
+        "log.every_steps=1", f'evaluate.folders=["{tiny_world}"]', "evaluate.split=test", 'evaluate.tasks=["short"]',
+        f"evaluate.cache={tmp_path / 'cache'}", "evaluate.every_epochs=1",
+    ]  # fmt: skip
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    words = ["align", "--clip", str(tiny_clip_path), "--embedder", str(tiny_llm_path), "--data", str(tiny_world)]
+    done = torchrun(2, *words, "--captions", "short", "--out", str(tmp_path / "run"), *chosen)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("model: ") == 1 and done.stdout.count("tune 2/2") == 1
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "evaluation" / "tune-forgetting.json").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines if any(key.startswith("eval/") for key in line)} == {1, 2}

@@ -70,25 +70,20 @@ def fit(
     """Train a stage from its newest checkpoint, if `checkpoints_of` it has one, to its end.
 
     A resumed run ends with the weights of an uninterrupted one, on a CPU bit for bit; a stage that had ended is
-    loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first.
-
-    On several processes all call it, each with a source of its own samples; N of them train as one does whose batch is
-    N times as large, and may go on from a checkpoint of M with the same global batch.
+    loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first. Several
+    processes all call it, each with its own part of the samples: N train as one does whose batch is N times as large.
 
     Raises:
-        ProclipError: a loss or gradient is not finite (the last good checkpoint stays), a checkpoint does not fit, or
-            the processes do not read the same data.
+        ProclipError: a loss or gradient is not finite (the last good one stays), or a checkpoint or data do not fit.
         KeyboardInterrupt: on Ctrl-C.
         Preempted: on SIGTERM.
     """
     folder, total = checkpoints_of(run_dir, name), epochs * source.steps_per_epoch
-    device = next(stage.parameters()).device
-    spread = parallel(stage, optim.parallel)
+    device, spread = next(stage.parameters()).device, parallel(stage, optim.parallel)
     trained, samples = spread.stage, source.batch_size * world_size()
     groups = parameter_groups(trained.groups(), optim, trained.layers_above())
     optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
     plan = {"stage": name, "global_batch": samples, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
-    check_alike(plan, "all must read the same data set")
     start, best, so_far = _resume(folder, plan, trained, optimizer, scaler)
     if is_main() and start < total:
         show_parameters(run_dir, name, groups)
@@ -104,7 +99,7 @@ def fit(
     with progress, frozen(groups), interruption, checkpoints:
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            scalars = _train_step(spread, batch, optimizer, scaler, optim.grad_clip, interruption.flag(device))
+            scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
             record.add(step, lr, scalars)
             milestones.after(step)
         checkpoints.wait()
@@ -122,14 +117,14 @@ def _train_step(
     batch: Any,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    grad_clip: float | None,
+    optim: OptimConfig,
     flag: Tensor,
 ) -> Scalars:
     """One step of the optimiser; its scalars, and the interruption's flag with them. Nothing waits for the device."""
     optimizer.zero_grad(set_to_none=True)
     terms = backward(spread, batch, scaler)
     scaler.unscale_(optimizer)
-    terms["grad_norm"] = clip_gradients(optimizer, grad_clip)
+    terms["grad_norm"] = clip_gradients(optimizer, optim.grad_clip)
     scalars = Scalars({**terms, SIGNAL: flag})  # before the step changes a parameter that is among them
     scaler.step(optimizer)
     scaler.update()
@@ -203,7 +198,12 @@ class _Milestones:
 def _resume(
     folder: Path, plan: Mapping[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> tuple[int, Best | None, dict[str, Any]]:
-    """Load the newest checkpoint: steps done, best step, state of the record; 0 and nothing without one."""
+    """Load the newest checkpoint: steps done, best step, state of the record; 0 and nothing without one.
+
+    Raises:
+        ProclipError: a checkpoint does not fit, or the processes do not read the same data.
+    """
+    check_alike(plan, "all must read the same data set")
     path = from_main(latest_checkpoint(folder) if is_main() else None)
     if path is None:
         part_generators()
