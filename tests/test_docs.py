@@ -45,7 +45,7 @@ def header(name: str) -> str:
 @pytest.mark.parametrize("name", PAPER)
 def test_a_paper_recipes_header_is_true(name: str) -> None:
     recipe, text = find_recipe(name), header(name)
-    assert "trains in one process" in text and "Hardware of the paper: " in text and "Expected" in text
+    assert "on each process" in text and "Hardware of the paper: " in text and "Expected" in text
     captions = text.split("Captions: ")[1].split(". Batch")[0]
     wanted = []
     if recipe.distill:

@@ -228,7 +228,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours
     if arguments.verb in COMMANDS:
         module, function = COMMANDS[arguments.verb]
-        return getattr(import_module(f".runs.{module}", __package__), function)(arguments) or 0
+        status = getattr(import_module(f".runs.{module}", __package__), function)(arguments)
+        return status if isinstance(status, int) else 0
     if arguments.verb in ("embed", "train", "align"):
         _train(arguments)
     elif arguments.verb == "mini":

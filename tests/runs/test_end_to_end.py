@@ -83,6 +83,7 @@ def test_embed_train_evaluate(
     assert main(["embed", str(recipe)]) == 0
     assert main(["train", str(recipe), "--out", str(run)]) == 0
     assert {p.name for p in run.iterdir()} == {
+        "parameters.json",
         "recipe.toml",
         "environment.json",
         "metrics.jsonl",

@@ -223,6 +223,7 @@ def work(rank: int, folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_training_in_parts_is_training_on_one_process_and_on_two(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2)
     tiny_tune.train(tmp_path / "plain", stage=tiny_stage(dropout=0.0))
