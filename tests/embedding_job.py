@@ -2,6 +2,7 @@
 
 python embedding_job.py FOLDER PROCESSES KILLS SEED [MODEL]
 
+PROCESSES is a list of counts, as in 1,2: each start takes one of them, so that runs are gone on with by other numbers.
 Imports are done once; each run is a fork of this process. As torchrun does, the others get SIGTERM when one dies.
 """
 
@@ -27,7 +28,8 @@ from proclip.models.embedder import Encoded, TextEmbedder, load_embedder
 from proclip.runs.embed import stopping
 
 CAPTIONS = [(f"{n}#short", f"{'a rather ' * (n * 7 % 11)}long text {n % 450}") for n in range(600)]
-LONGEST_RUN = 60.0
+LONGEST_RUN, GRACE = 120.0, 2.0
+"""Seconds; who has not ended so long after SIGTERM is killed, as one that waits for others to join does not hear it."""
 
 
 class Slow(FakeEmbedder):
@@ -61,19 +63,22 @@ def run(embedder: TextEmbedder, folder: Path, processes: int, kill_after: float 
     """A run, of which one process is killed after some seconds; whether it came to its end before."""
     meeting = folder.parent / f"meeting-{time.monotonic_ns()}"
     running = {start(embedder, folder, number, processes, meeting): number for number in range(processes)}
-    begin, victim, codes = time.monotonic(), random.choice(list(running)), []
+    begin, victim, codes, ended = time.monotonic(), random.choice(list(running)), [], 0.0
     while running:
-        if kill_after is not None and time.monotonic() - begin > kill_after and victim in running:
+        now = time.monotonic()
+        if kill_after is not None and now - begin > kill_after and victim in running:
             os.kill(victim, signal.SIGKILL)
-        if time.monotonic() - begin > LONGEST_RUN:
-            raise TimeoutError(f"{running} do not end")
+        if (ended and now - ended > GRACE) or now - begin > LONGEST_RUN:
+            for other in running:
+                os.kill(other, signal.SIGKILL)
         process, status = os.waitpid(-1, os.WNOHANG)
         if not process:
             time.sleep(0.001)
             continue
         del running[process]
         codes.append(os.waitstatus_to_exitcode(status))
-        if codes[-1]:
+        if codes[-1] and not ended:
+            ended = now
             for other in running:
                 os.kill(other, signal.SIGTERM)
     if kill_after is None and any(codes):
@@ -88,10 +93,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def main() -> None:
     """Kill until there were enough kills, and compare whenever a run has come to its end."""
-    folder, processes, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, counts, kills = Path(sys.argv[1]), [int(count) for count in sys.argv[2].split(",")], int(sys.argv[3])
     random.seed(int(sys.argv[4]))
     torch.set_num_threads(1)
-    embed_plan.WINDOW, embed_plan.CHUNK, embed_plan.SYNC_SECONDS = 32, 6, 0.0
+    embed_plan.WINDOW, embed_plan.CHUNK, embed_plan.SYNC_SECONDS = 30, 6, 0.0
     embedder: TextEmbedder = Slow()
     if len(sys.argv) > 5:
         embedder = load_embedder(EmbedderConfig(model=sys.argv[5], dtype="float32", layer=1))
@@ -102,7 +107,7 @@ def main() -> None:
     while done < kills or not ends:
         killed = folder / f"killed-{ends}"
         after = random.uniform(0, seconds) if done < kills else None
-        ended = run(embedder, killed, processes, after)
+        ended = run(embedder, killed, random.choice(counts), after)
         done += after is not None and not ended
         if ended:
             ends += 1

@@ -23,7 +23,7 @@ LATER = [(f"{n}#long", f"a long text {n % 20}" if n % 2 else MANY[n][1]) for n i
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_plan, "WINDOW", 8)
+    monkeypatch.setattr(embed_plan, "WINDOW", 9)
     monkeypatch.setattr(embed_plan, "CHUNK", 3)
     monkeypatch.setattr(embed_plan, "READ", 7)
 
@@ -73,8 +73,8 @@ def test_vectors_are_stored_in_each_format(tmp_path: Path, dtype: Any) -> None:
 def test_chunks_hold_texts_of_like_length(tmp_path: Path) -> None:
     embedder = FakeEmbedder()
     embed_captions(MANY, embedder, tmp_path / "s")
-    for first in range(0, len(embedder.seen), 8):
-        lengths = [len(text) for text in embedder.seen[first : first + 8]]
+    for first in range(0, len(embedder.seen), 9):
+        lengths = [len(text) for text in embedder.seen[first : first + 9]]
         assert lengths == sorted(lengths, reverse=True)
 
 

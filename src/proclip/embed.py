@@ -85,23 +85,23 @@ def embed_captions(
 def _encode(
     plan: Plan, captions: Sequence[tuple[str, str]], embedder: TextEmbedder, work: SharedWork, report: Report | None
 ) -> None:
-    """Take windows of rows as long as there are some, and encode what is not done."""
+    """Take chunks of rows as long as there are some, and encode what is not done."""
     done = plan.done()
     if done.all():
         return
     with PlanRows(plan, distributed.rank()) as rows:
-        for unit in work.units(plan.units):
-            for first, last in plan.chunks(unit):
-                if done[first:last].all():
-                    continue
-                texts = [captions[number][1] for number in plan.sources[first:last].tolist()]
-                encoded = embedder.encode(texts)
-                check_vectors(encoded.embeds, texts)
-                rows.write(first, _packed(encoded, plan.manifest))
-                read = int(encoded.tokens.sum()) if encoded.tokens is not None else 0
-                texts_done, tokens = work.add("texts", last - first), work.add("tokens", read)
-                if report is not None:
-                    report(texts_done, plan.rows, tokens)
+        for number in work.units(plan.chunks):
+            first, last = plan.chunk(number)
+            if done[first:last].all():
+                continue
+            texts = [captions[source][1] for source in plan.sources[first:last].tolist()]
+            encoded = embedder.encode(texts)
+            check_vectors(encoded.embeds, texts)
+            rows.write(first, _packed(encoded, plan.manifest))
+            read = int(encoded.tokens.sum()) if encoded.tokens is not None else 0
+            texts_done, tokens = work.add("texts", last - first), work.add("tokens", read)
+            if report is not None:
+                report(texts_done, plan.rows, tokens)
 
 
 def _packed(encoded: Encoded, manifest: Manifest) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -34,9 +34,9 @@ PLAN, KEYS, VECTORS, DONE = ".plan.safetensors", ".plan-keys.safetensors", ".pla
 READ = 8192
 """Captions looked at together."""
 WINDOW = 16384
-"""Texts that are sorted by length together, so that batches hold texts of like length; what a process takes at once."""
+"""Texts that are sorted by length together, so that batches hold texts of like length; whole chunks."""
 CHUNK = 512
-"""Texts encoded by one call, neighbours in a window: what a run that was stopped goes on from."""
+"""Texts encoded by one call, neighbours in a window: what a process takes, and what a stopped run goes on from."""
 SYNC_SECONDS = 5.0
 """A run that is killed loses no more than this, and what its processes were computing."""
 Skip = Callable[[Sequence[str]], Sequence[bool]]
@@ -67,27 +67,23 @@ class Plan:
         return len(self.sources)
 
     @property
-    def units(self) -> int:
-        """Stretches of rows, each for one process."""
-        return -(-self.rows // WINDOW)
+    def chunks(self) -> int:
+        """Stretches of rows that are encoded by one call, each by one process."""
+        return -(-self.rows // CHUNK)
 
-    def chunks(self, unit: int) -> Iterator[tuple[int, int]]:
-        """First row of each chunk of a unit, and the row after its last."""
-        end = min((unit + 1) * WINDOW, self.rows)
-        for first in range(unit * WINDOW, end, CHUNK):
-            yield first, min(first + CHUNK, end)
+    def chunk(self, number: int) -> tuple[int, int]:
+        """First row of a chunk, and the row after its last."""
+        return number * CHUNK, min((number + 1) * CHUNK, self.rows)
 
     @property
     def layout(self) -> Layout:
         """Of the file of vectors."""
         tensors: dict[str, tuple[str, Sequence[int]]] = {
-            "embeds": (STORED_DTYPES[self.manifest.dtype], (self.rows, self.manifest.dim)),
-            "cut": ("U8", (self.rows,)),
+            "embeds": (STORED_DTYPES[self.manifest.dtype], (self.rows, self.manifest.dim))
         }
         if self.manifest.dtype == "int8":
             tensors["scale"] = ("F32", (self.rows,))
-        order = sorted(tensors, key=lambda name: ("embeds", "scale", "cut").index(name))
-        return Layout.of({name: tensors[name] for name in order})
+        return Layout.of({**tensors, "cut": ("U8", (self.rows,))})
 
     @classmethod
     def open(cls, folder: Path) -> Plan:
