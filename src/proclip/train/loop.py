@@ -239,7 +239,7 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return batch
     values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    moved = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
     if isinstance(batch, MicroBatches):
         moved["parts"] = _OnDevice(batch.parts, device)
     return dataclasses.replace(batch, **moved)
