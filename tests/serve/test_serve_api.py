@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
 from serving import COLOURS, Client, FakeEncoder, data_url, png, running, text_vector, unit
 
 PNG = data_url(png())
