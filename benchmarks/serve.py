@@ -44,22 +44,7 @@ from proclip.models.preprocess import decode_image
 from proclip.models.proclip import ProCLIP
 
 CLIENTS, CROWD = 64, 400
-WORDS = (
-    "a",
-    "the",
-    "red",
-    "small",
-    "wooden",
-    "boat",
-    "dog",
-    "street",
-    "market",
-    "child",
-    "bridge",
-    "at",
-    "under",
-    "snow",
-)
+WORDS = ("a", "the", "red", "small", "wooden", "boat", "dog", "street", "market", "child", "bridge", "under", "snow")
 Sent = tuple[list[float], dict[int, int], float]
 """Seconds of each answered request, answers by status, seconds of all."""
 

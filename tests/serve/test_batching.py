@@ -38,10 +38,8 @@ def run(
     work: Callable[[Batcher], Awaitable[Any]], *models: Model, wait: float = 0.02, most_inside: int = 100, **lane: Any
 ) -> Any:
     async def main() -> Any:
-        lanes = [
-            Lane(str(n), model, **{"most_items": 4, "most_inside": most_inside, **lane})
-            for n, model in enumerate(models)
-        ]
+        options: Any = {"most_items": 4, "most_inside": most_inside, **lane}
+        lanes = [Lane(str(n), model, **options) for n, model in enumerate(models)]
         batcher = Batcher(lanes, wait)
         batcher.start()
         try:

@@ -81,10 +81,8 @@ def test_a_body_that_is_too_large(server: Client) -> None:
             status, answer = client.post("/v1/embeddings", {"input": "a" * size})
             assert status == 413
             assert "more than 2000 bytes" in answer["error"]["message"]
-        lines = (
-            "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked"
-        )
-        raw = f"{lines}\r\n\r\n" + f"{1000:x}\r\n{'a' * 1000}\r\n" * 12 + "0\r\n\r\n"
+        head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked"
+        raw = f"{head}\r\n\r\n" + f"{1000:x}\r\n{'a' * 1000}\r\n" * 12 + "0\r\n\r\n"
         assert b" 413 " in exchange(client.port, raw.encode())
     ten_megabytes = {"input": "a " * (5 * 2**20)}
     status, answer = server.post("/v1/embeddings", ten_megabytes)
@@ -170,9 +168,8 @@ def test_work_for_a_client_that_went_is_dropped() -> None:
         assert begun.wait(10)
         body = b'{"input": "nobody waits for this"}'
         with socket.create_connection(("127.0.0.1", client.port)) as connection:
-            head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            head += f"content-length: {len(body)}"
-            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            head = ["POST /v1/embeddings HTTP/1.1", "host: x", "content-type: application/json"]
+            connection.sendall("\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body)
             lane, until = client.service.batcher.lanes["text"], time.monotonic() + 10
             while lane.inside < 2 and time.monotonic() < until:
                 time.sleep(0.005)
