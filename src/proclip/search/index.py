@@ -69,6 +69,7 @@ class Index:
         self._lock = threading.RLock()
         self._catalogue = Catalogue(path)
         self._version = -1
+        self._matched: tuple[Filter, Numbers] | None = None  # of the last filter: asked again with each letter typed
         try:
             if self._encoder is not None:
                 self._check(self._encoder)
@@ -169,8 +170,10 @@ class Index:
             if not np.isfinite(length) or not length:
                 raise ProclipError("the vector is zero, or a number of it is not finite")
             among = self._among(nearest, near, wanted, k)
-            found = nearest.find(vector / length, k, among) if len(nearest) else (np.empty(0, np.int64), np.empty(0))
-            return self._hits(*found, k, wanted)
+            if not len(nearest):
+                return []
+            ids, scores = nearest.find(vector / length, k, among)
+            return self._hits(ids, scores, k, wanted)
 
     def neighbours(self, hit: Hit, k: int = 10) -> list[Hit]:
         """Pictures most like one that was found, which is left out; no model is needed."""
@@ -226,6 +229,7 @@ class Index:
             try:
                 with self._catalogue.reading():
                     self._nearest, self._version = Nearest.open(self.path, self._catalogue), version
+                    self._matched = None
             except (ProclipError, OSError):  # a file was replaced between the catalogue's word and ours
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -234,7 +238,11 @@ class Index:
 
     def _among(self, nearest: Nearest, near: PictureLike | None, wanted: Filter, k: int) -> Numbers | None:
         """Ids of the pictures that may be found; None for all."""
-        among = self._catalogue.matching(wanted) if wanted != _ALL else None
+        among = None
+        if wanted != _ALL:
+            if self._matched is None or self._matched[0] != wanted:
+                self._matched = (wanted, self._catalogue.matching(wanted))
+            among = self._matched[1]
         if near is None:
             return among
         ids, scores = nearest.find(self._encode_picture(near), max(NEAR, k), among)
@@ -258,7 +266,7 @@ class Index:
     def _loaded(self) -> Encoder:
         with self._lock:
             if self._encoder is None:
-                name = self._model or self._catalogue.fact("model")
+                name = self._model if isinstance(self._model, str) else self._catalogue.fact("model")
                 if name is None:
                     raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
                 encoder = open_encoder(name, self.device)
@@ -297,5 +305,4 @@ class Index:
 
 def _hit(found: Found, score: float) -> Hit:
     first, *others = map(Path, found.paths)
-    taken = datetime.fromisoformat(found.taken)
-    return Hit(found.id, first, score, found.width, found.height, taken, tuple(others))
+    return Hit(found.id, first, score, found.width, found.height, found.taken, tuple(others))
