@@ -1,6 +1,7 @@
 """Runs of `update_index` that are killed, each in a process of its own: forked, so that a kill costs milliseconds.
 
-python killed_runs.py MODEL FOLDER PICTURES: prints one JSON object, ``{"points": N, "last": CODE, "wrong": [...]}``.
+python killed_runs.py MODEL FOLDER PICTURES EVERY: tries every so many moments, from a random one on, and prints
+``{"points": N, "last": CODE, "wrong": [...]}``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock  # noqa: F401  here, and not in every child
 import numpy as np
 import torch
+import usearch.index  # noqa: F401  likewise
+from PIL import Image
 
 from proclip.models.proclip import ProCLIP
 from proclip.search import filling, graph, indexing, update_index, upkeep
 from proclip.search.catalogue import Catalogue
 from proclip.search.vectors import append, mapped
 
-RANDOM_KILLS = 12
+RANDOM_KILLS = 8
 
 
 def start(work: Callable[[], object]) -> int:
@@ -121,10 +125,12 @@ def differs(index: Path, wanted: Any) -> str:
     return ""
 
 
-def main(model_path: str, folder: Path, pictures: Path) -> None:
+def main(model_path: str, folder: Path, pictures: Path, every: int) -> None:
     torch.set_num_threads(1)
     model = ProCLIP.from_pretrained(model_path)
-    filling.BATCH, filling.COMMIT_SECONDS = 4, 0.0
+    Image.init()  # like what else every child would do again
+    model.encode_image([Image.new("RGB", (9, 9))])
+    filling.BATCH, filling.COMMIT_SECONDS = 3, 0.0
     before = folder / "before"
     in_a_child(lambda: update_index(before, [pictures / "old"], model, exact_numbers=0))
     (pictures / "old" / "0.png").unlink()
@@ -139,9 +145,10 @@ def main(model_path: str, folder: Path, pictures: Path) -> None:
     began = time.perf_counter()
     assert in_a_child(update(fresh("whole"))) == 0
     duration, wanted = time.perf_counter() - began, content(folder / "whole")
-    wrong, point, code = [], 0, -signal.SIGKILL
+    wrong, point, code, points = [], random.randint(1 - every, 0), -signal.SIGKILL, 0
     while code == -signal.SIGKILL:
-        point, index = point + 1, fresh(f"point {point}")
+        point, points = point + every, points + 1
+        index = fresh(f"point {point}")
         code = in_a_child(lambda index=index, point=point: (kill_at(point), update(index)()))  # type: ignore[misc]
         again = in_a_child(update(index))
         if again or differs(index, wanted):
@@ -159,8 +166,8 @@ def main(model_path: str, folder: Path, pictures: Path) -> None:
     codes = sorted(map(end, together))
     if codes[0] or set(codes) - {0, 2} or differs(index, wanted):
         wrong.append(f"together: {codes} {differs(index, wanted)}")
-    print(json.dumps({"points": point - 1, "last": code, "wrong": wrong}))
+    print(json.dumps({"points": points - 1, "last": code, "wrong": wrong}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -14,8 +14,9 @@ from picture_files import drawn, save
 pytest.importorskip("usearch")
 
 
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-def test_killed_and_run_again_equals_undisturbed(tiny_proclip_path: Path, tmp_path: Path) -> None:
+def test_killed_and_run_again_equals_undisturbed(every: int, tiny_proclip_path: Path, tmp_path: Path) -> None:
     for number in range(4):
         save(drawn(number), tmp_path / "pictures" / "old" / f"{number}.png")
     for number in range(10, 16):
@@ -30,9 +31,10 @@ def test_killed_and_run_again_equals_undisturbed(tiny_proclip_path: Path, tmp_pa
         str(tiny_proclip_path),
         str(tmp_path / "indexes"),
         str(tmp_path / "pictures"),
+        str(every),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["wrong"] == [] and found["last"] == 0
-    assert found["points"] > 15
+    assert found["points"] > 15 // every

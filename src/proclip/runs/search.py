@@ -20,7 +20,7 @@ from ..search.terminal import inline_picture, open_in_viewer, picture_protocol
 from .recipes import pick_device
 
 
-def search_command(arguments: argparse.Namespace) -> list[Hit]:
+def search_command(arguments: argparse.Namespace) -> None:
     """Search and print what is found.
 
     Raises:
@@ -47,7 +47,6 @@ def search_command(arguments: argparse.Namespace) -> list[Hit]:
         _show(hits)
     if arguments.open and hits:
         open_in_viewer(hits[0].path)
-    return hits
 
 
 def as_json(hit: Hit) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
@@ -41,8 +42,6 @@ CREATE TABLE unreadable (
     path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID;
 """
-_MODIFIED = "strftime('%Y-%m-%dT%H:%M:%S', files.mtime_ns / 1000000000, 'unixepoch', 'localtime')"
-_TAKEN = f"COALESCE(pictures.taken, {_MODIFIED})"
 
 
 class NewPicture(NamedTuple):
@@ -62,7 +61,7 @@ class Found(NamedTuple):
     paths: tuple[str, ...]
     width: int
     height: int
-    taken: str
+    taken: datetime
 
 
 class Filter(NamedTuple):
@@ -76,14 +75,16 @@ class Filter(NamedTuple):
     """Below that folder; absolute."""
 
     @property
-    def sql(self) -> tuple[str, list[str]]:
+    def sql(self) -> tuple[str, list[str | int]]:
         """A condition on ``files`` joined with ``pictures``, and its values."""
-        terms, values = ["TRUE"], list[str]()
-        for value, term in ((self.after, f"{_TAKEN} >= ?"), (self.before, f"{_TAKEN} < ?")):
-            if value is not None:
-                terms, values = [*terms, term], [*values, value]
+        terms, values = ["TRUE"], list[str | int]()
+        for moment, sign in ((self.after, ">="), (self.before, "<")):
+            if moment is not None:
+                terms.append(f"(CASE WHEN taken IS NULL THEN mtime_ns {sign} ? ELSE taken {sign} ? END)")
+                values += [_nanoseconds(moment), moment]
         if self.folder is not None:
-            terms, values = [*terms, _BELOW.format("files.path")], [*values, *_span(self.folder)]
+            terms.append(_BELOW.format("files.path"))
+            values += _span(self.folder)
         return " AND ".join(terms), values
 
 
@@ -307,23 +308,26 @@ class Catalogue:
     def matching(self, wanted: Filter) -> Numbers:
         """Pictures with a file that may be found, by id, ascending."""
         terms, values = wanted.sql
-        sql = f"SELECT DISTINCT picture FROM files JOIN pictures ON picture = id WHERE {terms} ORDER BY picture"
+        dated = "JOIN pictures ON picture = id" if wanted.after or wanted.before else ""
+        sql = f"SELECT picture FROM files {dated} WHERE {terms}"
         with self._explained():
-            return np.array([row[0] for row in self._db.execute(sql, values)], dtype=np.int64)
+            rows = self._db.execute(sql, values)
+            return np.unique(np.fromiter((row[0] for row in rows), dtype=np.int64))
 
     def found(self, picture: int, wanted: Filter) -> Found | None:
         """A picture with those of its files that may be found, in order; None where there is none (any more)."""
         terms, values = wanted.sql
         sql = (
-            f"SELECT path, width, height, {_TAKEN} FROM files JOIN pictures ON picture = id "
+            "SELECT path, width, height, taken, mtime_ns FROM files JOIN pictures ON picture = id "
             f"WHERE picture = ? AND {terms} ORDER BY path"
         )
         with self._explained():
             rows = self._db.execute(sql, [picture, *values]).fetchall()
         if not rows:
             return None
-        _, width, height, taken = rows[0]
-        return Found(picture, tuple(row[0] for row in rows), width, height, taken)
+        _, width, height, taken, mtime_ns = rows[0]
+        moment = datetime.fromisoformat(taken) if taken else datetime.fromtimestamp(mtime_ns // 10**9)
+        return Found(picture, tuple(row[0] for row in rows), width, height, moment)
 
     def unreadable(self, most: int) -> list[tuple[str, str]]:
         """The first files that cannot be read, with the reason."""
@@ -343,6 +347,12 @@ def _span(folder: str) -> tuple[str, str]:
     """Paths below a folder are from the first of these to before the second."""
     stem = folder.rstrip(os.sep)
     return stem + os.sep, stem + chr(ord(os.sep) + 1)
+
+
+def _nanoseconds(moment: str) -> int:
+    """Since the epoch, of the beginning of a local date such as ``2024-05``."""
+    whole = moment + "0000-01-01T00:00:00"[len(moment) :]
+    return int(datetime.fromisoformat(whole).timestamp()) * 10**9
 
 
 def _is_below(path: str, folder: str) -> bool:

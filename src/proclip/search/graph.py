@@ -111,7 +111,8 @@ class Graph:
             return [np.empty(0, dtype=np.int64) for _ in queries]
         self._index.expansion_search = count
         # a picture's bits are by the side of the centre; a query's by its own signs, as its product with them counts
-        found = self._index.search(self._coded(queries, None), count, threads=torch.get_num_threads())
+        threads = min(len(queries), torch.get_num_threads())
+        found = self._index.search(self._coded(queries, None), count, threads=threads)
         keys = np.asarray(found.keys, dtype=np.int64).reshape(len(queries), -1)
         counts = found.counts if len(queries) > 1 else [keys.shape[1]]  # of one query it gives another type
         return [row[:number] for row, number in zip(keys, counts, strict=True)]

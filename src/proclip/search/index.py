@@ -69,6 +69,7 @@ class Index:
         self._lock = threading.RLock()
         self._catalogue = Catalogue(path)
         self._version = -1
+        self._matched: tuple[Filter, Numbers] | None = None  # of the last filter: asked again with each letter typed
         try:
             if self._encoder is not None:
                 self._check(self._encoder)
@@ -228,6 +229,7 @@ class Index:
             try:
                 with self._catalogue.reading():
                     self._nearest, self._version = Nearest.open(self.path, self._catalogue), version
+                    self._matched = None
             except (ProclipError, OSError):  # a file was replaced between the catalogue's word and ours
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -236,7 +238,11 @@ class Index:
 
     def _among(self, nearest: Nearest, near: PictureLike | None, wanted: Filter, k: int) -> Numbers | None:
         """Ids of the pictures that may be found; None for all."""
-        among = self._catalogue.matching(wanted) if wanted != _ALL else None
+        among = None
+        if wanted != _ALL:
+            if self._matched is None or self._matched[0] != wanted:
+                self._matched = (wanted, self._catalogue.matching(wanted))
+            among = self._matched[1]
         if near is None:
             return among
         ids, scores = nearest.find(self._encode_picture(near), max(NEAR, k), among)
@@ -299,5 +305,4 @@ class Index:
 
 def _hit(found: Found, score: float) -> Hit:
     first, *others = map(Path, found.paths)
-    taken = datetime.fromisoformat(found.taken)
-    return Hit(found.id, first, score, found.width, found.height, taken, tuple(others))
+    return Hit(found.id, first, score, found.width, found.height, found.taken, tuple(others))
