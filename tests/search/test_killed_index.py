@@ -16,7 +16,7 @@ pytest.importorskip("usearch")
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-def test_killed_and_run_again_equals_undisturbed(every: int, tiny_proclip_path: Path, tmp_path: Path) -> None:
+def test_killed_and_run_again_equals_undisturbed(every: int, tmp_path: Path) -> None:
     for number in range(4):
         save(drawn(number), tmp_path / "pictures" / "old" / f"{number}.png")
     for number in range(10, 16):
@@ -28,7 +28,6 @@ def test_killed_and_run_again_equals_undisturbed(every: int, tiny_proclip_path: 
     command = [
         sys.executable,
         str(script),
-        str(tiny_proclip_path),
         str(tmp_path / "indexes"),
         str(tmp_path / "pictures"),
         str(every),

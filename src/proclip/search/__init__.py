@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .encoder import Encoder
 from .index import Hit, Index
 from .indexing import IndexReport, update_index
 
-__all__ = ["Hit", "Index", "IndexReport", "update_index"]
+__all__ = ["Encoder", "Hit", "Index", "IndexReport", "update_index"]

@@ -39,8 +39,19 @@ class Encoder:
     """Texts, n of them, to text embeds [n, d], likewise; loads the LLM when first called."""
 
 
+Model = str | Path | ProCLIP | Encoder
+"""What a model is given as: its name, or loaded."""
+
+
+def encoder_of(model: Model, device: str = "cpu") -> Encoder:
+    """A model as search needs it; one that is named is opened (`open_encoder`)."""
+    if isinstance(model, Encoder):
+        return model
+    return of_proclip(model) if isinstance(model, ProCLIP) else open_encoder(str(model), device)
+
+
 def open_encoder(name: str, device: str = "cpu") -> Encoder:
-    """Open a model.
+    """Open a model by its name.
 
     Args:
         name: run folder; folder or hub id of a proclip model, a CLIP or a SigLIP; ``open_clip:MODEL/TAG``; or

@@ -14,9 +14,8 @@ import torch
 from PIL.Image import Image
 
 from ..errors import ProclipError
-from ..models.proclip import ProCLIP
 from .catalogue import Catalogue, Filter, Found
-from .encoder import Encoder, check_identity, of_proclip, open_encoder
+from .encoder import Encoder, Model, check_identity, encoder_of, open_encoder
 from .nearest import Nearest
 from .pictures import read, thumbnail
 from .query import Minus, PictureLike, Pictures, Texts, filter_of, parts_of, query_vector
@@ -63,9 +62,10 @@ class Index:
     `open` makes one. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, path: Path, model: str | ProCLIP | None, device: str) -> None:
+    def __init__(self, path: Path, model: Model | None, device: str) -> None:
         self.path, self.device = path, device
-        self._model, self._encoder = model, None if model is None or isinstance(model, str) else of_proclip(model)
+        self._name = str(model) if isinstance(model, (str, Path)) else None
+        self._encoder = encoder_of(model) if model is not None and self._name is None else None
         self._lock = threading.RLock()
         self._catalogue = Catalogue(path)
         self._version = -1
@@ -79,12 +79,12 @@ class Index:
             raise
 
     @classmethod
-    def open(cls, path: str | Path, model: str | ProCLIP | None = None, device: str = "cpu") -> Self:
+    def open(cls, path: str | Path, model: Model | None = None, device: str = "cpu") -> Self:
         """Open an index.
 
         Args:
             path: its folder.
-            model: folder or hub id of its model, or the loaded model; None: as the index says. A folder is loaded
+            model: folder or hub id of its model, or a loaded model; None: as the index says. A folder is loaded
                 when a query first needs it: one by pictures of the index does not.
             device: where a model that is loaded here computes.
 
@@ -266,7 +266,7 @@ class Index:
     def _loaded(self) -> Encoder:
         with self._lock:
             if self._encoder is None:
-                name = self._model if isinstance(self._model, str) else self._catalogue.fact("model")
+                name = self._name or self._catalogue.fact("model")
                 if name is None:
                     raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
                 encoder = open_encoder(name, self.device)

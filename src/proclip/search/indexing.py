@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import final
 
 from ..errors import ProclipError
-from ..models.proclip import ProCLIP
 from .catalogue import Catalogue
-from .encoder import Encoder, check_identity, of_proclip, open_encoder
+from .encoder import Encoder, Model, check_identity, encoder_of
 from .filling import encode_files
 from .graph import Kind
 from .nearest import EXACT_NUMBERS
@@ -58,7 +57,7 @@ class IndexReport:
 def update_index(
     path: str | Path,
     folders: Sequence[str | Path] = (),
-    model: str | ProCLIP | None = None,
+    model: Model | None = None,
     *,
     forget: Sequence[str | Path] = (),
     graph: Kind | None = None,
@@ -74,7 +73,7 @@ def update_index(
     Args:
         path: the index, a folder; made if it is not there.
         folders: of pictures; they stay in the index. Without any: all that are in it already.
-        model: folder, hub id or a loaded model; may be left out for an index that is there.
+        model: folder, hub id, a loaded `ProCLIP`, or any `Encoder`; may be left out for an index that is there.
         forget: folders to take out of the index.
         graph: numbers of the vectors that the graph is made of; as before (at first int8) if None.
         device: where the model computes.
@@ -96,9 +95,7 @@ def update_index(
 
 @final
 class _Run:
-    def __init__(
-        self, index: Path, catalogue: Catalogue, model: str | ProCLIP | None, device: str, progress: Progress
-    ) -> None:
+    def __init__(self, index: Path, catalogue: Catalogue, model: Model | None, device: str, progress: Progress) -> None:
         self.index, self.catalogue, self.device, self.progress = index, catalogue, device, progress
         self.model = model if model is not None else catalogue.fact("model")
         self.new_index = catalogue.fact("identity") is None
@@ -142,7 +139,7 @@ class _Run:
     def _opened(self) -> Encoder:
         assert self.model is not None
         model, known = self.model, self.catalogue.fact("identity")
-        encoder = of_proclip(model) if isinstance(model, ProCLIP) else open_encoder(model, self.device)
+        encoder = encoder_of(model, self.device)
         if known is not None:
             check_identity(encoder, known, self.catalogue.fact("model"), self.index)
         with self.catalogue.changing():
