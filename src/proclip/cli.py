@@ -223,6 +223,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         exit status.
     """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when it is imported: the bar while a GGUF file is converted
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours
