@@ -80,7 +80,7 @@ def test_clip_with_qwen3(
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("write", [write_siglip2_fixed, write_siglip2_naflex])
+@pytest.mark.parametrize("write", [write_siglip2_fixed, pytest.param(write_siglip2_naflex, marks=pytest.mark.slow)])
 def test_siglip2_with_e5(write: Callable[[Path], Path], tiny_world: Path, tmp_path: Path) -> None:
     (tmp_path / "e5").mkdir()
     (tmp_path / "clip").mkdir()
@@ -96,6 +96,7 @@ def test_siglip2_with_the_sigmoid_loss(tiny_world: Path, tmp_path: Path, qwen: P
     assert check_model(out, tiny_world).logit_bias is not None
 
 
+@pytest.mark.slow
 def test_eva02_of_open_clip_with_a_bidirectional_llama(
     torchvision_operators: None, tiny_world: Path, tmp_path: Path
 ) -> None:

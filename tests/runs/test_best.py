@@ -52,7 +52,7 @@ keep_best = "acc1"
 """
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("mode", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_the_best_model_is_saved_beside_the_last(
     mode: str, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -67,7 +67,7 @@ def train(recipe: Path, run: Path, stage: str | None = None, steps: int = 0) -> 
     assert code_of_exit == (0 if stage is None else -signal.SIGKILL)
 
 
-@pytest.mark.parametrize("stage", ["distill", "tune"])
+@pytest.mark.parametrize("stage", [pytest.param("distill", marks=pytest.mark.slow), "tune"])
 def test_killed_and_resumed_equals_uninterrupted(
     stage: str, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Path
 ) -> None:

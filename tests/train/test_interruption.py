@@ -66,6 +66,7 @@ def test_what_torchrun_passes_on_is_the_same_signal(tmp_path: Path) -> None:
     assert saved(tmp_path) == "step-00000007"
 
 
+@pytest.mark.slow
 def test_a_second_signal_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "ONE_SIGNAL_S", 0.0)
     with pytest.raises(KeyboardInterrupt), interruption.Interruption() as held:
