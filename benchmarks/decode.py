@@ -77,7 +77,7 @@ def ours(folder: Path, pool: ThreadPoolExecutor, draft: bool) -> Callable[[], ob
     def run() -> None:
         order = images.order.epoch(0)
         for places in images.order.places(0):
-            stacked(images.finish(images.start(places, order, 0, pool)))
+            stacked(images.finish(places, images.start(places, order, 0, pool)))
 
     return run
 
