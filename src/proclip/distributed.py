@@ -12,6 +12,7 @@ gradient is then that of L, as on one process, for parameters before the gather 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 from .errors import ProclipError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: one may have work to do for all. One that dies ends the job at once."""
 SPEAKING = timedelta(seconds=10)
@@ -101,6 +103,7 @@ def launched() -> Iterator[None]:
         yield
     except Exception:
         if failures.add("count", 1) > 1:
+            logger.info("process %d failed after another one", number, exc_info=True)
             with suppress(RuntimeError):  # torchrun stops all processes when one has ended: let the first speak before
                 failures.wait(["said"], SPEAKING)
             raise SystemExit(1) from None

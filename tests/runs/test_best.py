@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_recipe import HEAD
 from torch import Tensor
 
 from proclip.cli import main
@@ -16,22 +17,9 @@ from proclip.models.proclip import ProCLIP
 from proclip.runs.forgetting import StageEvaluation
 from proclip.train.loop import Hook
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[adapter]
-num_blocks = 1
-
-[data]
-dataset = "{world}"
-store = "{store}"
-
+RECIPE = (
+    HEAD
+    + """
 [tune]
 captions = ["short"]
 epochs = 3
@@ -50,6 +38,7 @@ every_epochs = 1
 [log]
 keep_best = "acc1"
 """
+)
 
 
 @pytest.mark.parametrize("mode", ["full", pytest.param("lora", marks=pytest.mark.slow)])

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_recipe import HEAD
 
 from proclip.config import DataConfig, DistillConfig, EmbedderConfig, Recipe, TuneConfig
 from proclip.data.store import EmbeddingStore
@@ -19,22 +20,13 @@ from proclip.models.clip import Clip
 from proclip.models.embedder import Encoded, LazyEmbedder
 from proclip.runs.embed import Rates, embed_recipes, stopping
 
-RECIPE = """
-name = "tiny"
-clip = "{clip}"
-
-[embedder]
-model = "{llm}"
-dtype = "float32"
-layer = 1
-
-[data]
-dataset = "{world}"
-store = "{store}"
-
+RECIPE = (
+    HEAD
+    + """
 [distill]
 captions = ["short", "name_de"]
 """
+)
 
 
 @pytest.fixture

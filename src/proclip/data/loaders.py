@@ -6,10 +6,11 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ from .ahead import ahead, in_parts
 from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .columns import batched
 from .dataset import Samples, caption_of, check_captions
-from .image_loading import ImageLoader, stacked
+from .image_loading import ImageLoader, Loaded, stacked
 from .order import Block, Order
 from .store import EmbeddingStore, caption_key
 
-T = TypeVar("T")
+B = TypeVar("B")
 CAPTIONS_A_CHECK = 1 << 22
 """Captions whose keys and texts are held at one time while a store is checked."""
 
@@ -118,7 +119,46 @@ class DistillBatches:
             yield DistillBatch(llm_embeds=self.llm.rows(own), teacher_embeds=self.teacher.rows(other))
 
 
-class TuneBatches:
+class _ImageBatches(ABC, Generic[B]):
+    """What batches with images share: their order, their decoding ahead, and batches in parts."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        preprocess: ImagePreprocess,
+        config: TuneConfig | PretrainConfig,
+        seed: int,
+        data: DataConfig | None,
+        broken_file: Path | None,
+    ) -> None:
+        check_captions(samples, tuple(config.captions))
+        self.samples = samples
+        self._images = ImageLoader(
+            samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
+            broken_file,
+        )  # fmt: skip
+        self.broken = self._images.broken
+        self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
+        self.micro_batch_size = config.micro_batch_size
+
+    @abstractmethod
+    def _batch(self, loaded: Sequence[Loaded]) -> B:
+        """The batch of some loaded images."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[B | MicroBatches[B]]:
+        """The batches of a pass, without the first `start`; in parts where ``micro_batch_size`` says so."""
+        order = self._images.order.epoch(epoch)
+        self.broken.start_pass()
+
+        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], B]:
+            loading = self._images.start(places, order, epoch, pool)
+            return lambda: self._batch(self._images.finish(places, loading))
+
+        places = self._images.order.places(start)
+        return ahead(places, make) if self.micro_batch_size is None else in_parts(places, self.micro_batch_size, make)
+
+
+class TuneBatches(_ImageBatches[TuneBatch]):
     """Stage 2's pairs: an augmented image and the stored LLM embedding of one of its captions.
 
     Args:
@@ -153,46 +193,26 @@ class TuneBatches:
         _check_stored(llm, samples, columns)
         if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
             teacher.rows([absent])  # raises, naming the key and the store
-        self.llm, self.teacher, self.samples = llm, teacher, samples
-        self._images = ImageLoader(
-            samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
-            broken_file,
-        )  # fmt: skip
-        self.broken = self._images.broken
-        self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
-        self.micro_batch_size = config.micro_batch_size
+        super().__init__(samples, preprocess, config, seed, data, broken_file)
+        self.llm, self.teacher = llm, teacher
 
     def training_llm_embeds(self) -> Tensor:
         """Every caption's LLM embedding, [n, h]: what the adapter's input norm is fitted to."""
         captions = self.samples.captions(self._images.captions)
         return self.llm.rows([caption_key(key, column) for key, column, _ in captions])
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch | MicroBatches[TuneBatch]]:
-        """The batches of a pass, without the first `start`; in parts where ``tune.micro_batch_size`` says so."""
-        order = self._images.order.epoch(epoch)
-        self.broken.start_pass()
-
-        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], TuneBatch]:
-            loading = self._images.start(places, order, epoch, pool)
-
-            def finish() -> TuneBatch:
-                loaded = self._images.finish(places, loading)
-                keys = [one.sample.key for one in loaded]
-                return TuneBatch(
-                    pixel_values=stacked(loaded),
-                    llm_embeds=self.llm.rows([caption_key(one.sample.key, one.column) for one in loaded]),
-                    image_ids=_ids(keys),
-                    text_ids=_ids([one.text for one in loaded]),
-                    teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
-                )
-
-            return finish
-
-        places = self._images.order.places(start)
-        return ahead(places, make) if self.micro_batch_size is None else in_parts(places, self.micro_batch_size, make)
+    def _batch(self, loaded: Sequence[Loaded]) -> TuneBatch:
+        keys = [one.sample.key for one in loaded]
+        return TuneBatch(
+            pixel_values=stacked(loaded),
+            llm_embeds=self.llm.rows([caption_key(one.sample.key, one.column) for one in loaded]),
+            image_ids=_ids(keys),
+            text_ids=_ids([one.text for one in loaded]),
+            teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
+        )
 
 
-class PretrainBatches:
+class PretrainBatches(_ImageBatches[PretrainBatch]):
     """Contrastive pretraining's pairs: an augmented image and the tokens of one of its captions."""
 
     def __init__(
@@ -205,15 +225,8 @@ class PretrainBatches:
         data: DataConfig | None = None,
         broken_file: Path | None = None,
     ) -> None:
-        check_captions(samples, config.captions)
-        self.tokenizer, self.samples = tokenizer, samples
-        self._images = ImageLoader(
-            samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
-            broken_file,
-        )  # fmt: skip
-        self.broken = self._images.broken
-        self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
-        self.micro_batch_size = config.micro_batch_size
+        super().__init__(samples, preprocess, config, seed, data, broken_file)
+        self.tokenizer = tokenizer
 
     def truncated(self) -> tuple[int, int]:
         """How many distinct captions are longer than the text tower reads, and how many there are."""
@@ -221,27 +234,13 @@ class PretrainBatches:
         chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
         return sum(self.tokenizer(chunk).truncated for chunk in chunks), len(texts)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[PretrainBatch | MicroBatches[PretrainBatch]]:
-        """The batches of a pass, without the first `start`; in parts where ``pretrain.micro_batch_size`` says so."""
-        order = self._images.order.epoch(epoch)
-        self.broken.start_pass()
-
-        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], PretrainBatch]:
-            loading = self._images.start(places, order, epoch, pool)
-
-            def finish() -> PretrainBatch:
-                loaded = self._images.finish(places, loading)
-                texts = [one.text for one in loaded]
-                tokens = self.tokenizer(texts)
-                return PretrainBatch(
-                    pixel_values=stacked(loaded),
-                    input_ids=tokens.input_ids,
-                    attention_mask=tokens.attention_mask,
-                    image_ids=_ids([one.sample.key for one in loaded]),
-                    text_ids=_ids(texts),
-                )
-
-            return finish
-
-        places = self._images.order.places(start)
-        return ahead(places, make) if self.micro_batch_size is None else in_parts(places, self.micro_batch_size, make)
+    def _batch(self, loaded: Sequence[Loaded]) -> PretrainBatch:
+        texts = [one.text for one in loaded]
+        tokens = self.tokenizer(texts)
+        return PretrainBatch(
+            pixel_values=stacked(loaded),
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            image_ids=_ids([one.sample.key for one in loaded]),
+            text_ids=_ids(texts),
+        )

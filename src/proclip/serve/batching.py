@@ -206,10 +206,11 @@ class Batcher:
     async def _alone(self, lane: Lane, job: _Job, again: bool) -> None:
         if job.future.done():
             return
-        try:
-            if not again:
-                raise RuntimeError("failed alone")
-            await self._batch(lane, [job])
-        except Exception:
-            if not job.future.done():
-                job.future.set_exception(Fault(500, "the model failed on this input; the server's log says why"))
+        if again:
+            try:
+                await self._batch(lane, [job])
+                return
+            except Exception:
+                logger.exception("an input of %s failed alone", lane.name)
+        if not job.future.done():
+            job.future.set_exception(Fault(500, "the model failed on this input; the server's log says why"))
