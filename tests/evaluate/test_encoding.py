@@ -166,6 +166,18 @@ def test_nobody_gets_the_vectors_of_another_model_or_of_other_pictures(tiny_worl
     assert digest_of_pictures(source, keys) != digest_of_pictures(source, keys[::-1])
 
 
+def test_a_picture_replaced_under_its_key_is_encoded_again(tmp_path: Path) -> None:
+    paths = {f"{number:02}": tmp_path / f"{number:02}.png" for number in range(40)}
+    for number, path in enumerate(paths.values()):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    open_encoders(Counting().model(), ImageFiles(paths), tmp_path / "c")[0].image_features(list(paths))
+    Image.new("RGB", (9, 9), (0, 200, 0)).save(paths["01"])  # none of those whose pixels are looked at
+    again = Counting()
+    features = open_encoders(again.model(), ImageFiles(paths), tmp_path / "c")[0].image_features(list(paths))
+    assert again.pictures == 40
+    assert torch.equal(features, colours([ImageFiles(paths).open(key) for key in paths]))
+
+
 def test_without_an_identity_nothing_is_kept(tiny_world: Path, tmp_path: Path) -> None:
     source = pictures(tiny_world)
     for _ in range(2):

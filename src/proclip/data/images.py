@@ -34,6 +34,9 @@ class ImageSource(Protocol):
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The keys that have no picture, in their order; nothing is decoded."""
 
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """Bytes of each picture as it is kept: tells most replaced pictures, and nothing is read. 0: not known."""
+
 
 @final
 class ImageFiles:
@@ -58,6 +61,10 @@ class ImageFiles:
             there = pool.map(lambda key: key in self.paths and _begins_as_picture(self.paths[key]), keys)
             return [key for key, good in zip(keys, there, strict=True) if not good]
 
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """The files' sizes."""
+        return [FilePicture(self.paths[key]).size if key in self.paths else 0 for key in keys]
+
 
 @final
 class SampleImages:
@@ -81,6 +88,10 @@ class SampleImages:
         with ThreadPoolExecutor() as pool:
             there = pool.map(lambda key: key in self.pictures and _begins(self.pictures[key]), keys)
             return [key for key, good in zip(keys, there, strict=True) if not good]
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """The sizes of files, of members, of cells."""
+        return [self.pictures[key].size if key in self.pictures else 0 for key in keys]
 
 
 class _Member(NamedTuple):
@@ -157,6 +168,11 @@ class TarImages:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The keys that are no sample, or whose sample has no picture."""
         return [key for key in keys if key not in self._samples or self._samples[key].picture is None]
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """The members' sizes."""
+        found = [self._samples.get(key) for key in keys]
+        return [sample.members[sample.picture].size if sample and sample.picture else 0 for sample in found]
 
     def lacking(self, extension: str) -> list[str]:
         """Keys of the samples without such a member."""
@@ -239,6 +255,10 @@ class DatasetImages:
             if value is None or (value["bytes"] is None and not Path(value["path"]).is_file()):
                 absent.append(key)
         return absent
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """Not known: the cells may lie in a table that is not read, and a table is replaced as a whole."""
+        return [0 for _ in keys]
 
     def _holds_every_picture(self, column: str) -> bool:
         from pyarrow.compute import struct_field

@@ -24,6 +24,10 @@ class Picture(Protocol):
     def path(self) -> Path | None:
         """The file in which it lies; None where that is no file."""
 
+    @property
+    def size(self) -> int:
+        """Bytes, not decoded; 0 where the file is missing."""
+
     def open(self, at_least: int | None = None) -> Image:
         """Decoded, RGB; a large JPEG perhaps smaller than it is, with `at_least` as `read_image` takes it.
 
@@ -60,6 +64,14 @@ class FilePicture:
     def name(self) -> str:
         """The file's name."""
         return self.path.name
+
+    @property
+    def size(self) -> int:
+        """The file's size."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
 
     def open(self, at_least: int | None = None) -> Image:
         """Decoded, RGB."""
@@ -149,6 +161,11 @@ class CellPicture:
     """Most that are decoded."""
     path: None = None
     """It has none."""
+
+    @property
+    def size(self) -> int:
+        """Length of the bytes."""
+        return len(self.data)
 
     def open(self, at_least: int | None = None) -> Image:
         """Decoded, RGB."""

@@ -214,7 +214,7 @@ class ImageFeatures:
 
     def _encoded(self, keys: list[str]) -> SharedStore:
         """The set of these keys, whole."""
-        folder = self.folder / digest_of_pictures(self.images, keys) if self.folder is not None else None
+        folder = self.folder / _digest_of_files(self.images, keys) if self.folder is not None else None
         features = SharedStore(folder, self.encoder.identity)
         features.verify()
         with features.filling(keys, PICTURES_A_UNIT) as units:
@@ -257,14 +257,19 @@ def encode_units(
 def digest_of_pictures(images: ImageSource, keys: Sequence[str]) -> str:
     """Hash of keys, in their order, and of the pixels of up to sixteen of the pictures: 16 hexadecimal digits.
 
-    So the pictures of two data sets with the same keys are told apart, and a data set that was replaced is noticed; a
-    single picture that was replaced under its key is not.
+    So the pictures of two data sets with the same keys are told apart, however they are kept.
     """
     digest = hashlib.sha256(json.dumps(list(keys)).encode())
     for key in keys[:: -(-len(keys) // SEEN_PICTURES)]:
         picture = images.open(key)
         digest.update(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _digest_of_files(images: ImageSource, keys: Sequence[str]) -> str:
+    """The same and the sizes in bytes of all: a single picture that is replaced under its key makes another set."""
+    known = f"{digest_of_pictures(images, keys)} {images.sizes(keys)}"
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
 def _folder(cache: Path | None, kind: str, identity: Mapping[str, Any]) -> Path | None:
