@@ -76,7 +76,7 @@ def stage1(llm: torch.Tensor, teacher: torch.Tensor, clip: Clip, seed: int, epoc
     optim, loss = recipe.distill.optim, DistillLossConfig(reference_batch=128)
     seed_all(seed)
     adapter = Adapter(llm.shape[1], clip.dim, AdapterConfig(input_norm="standardize"))
-    adapter.fit_input_norm(llm)
+    adapter.fit_input_norm([llm])
     optimizer = torch.optim.AdamW(
         adapter.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=0.05
     )

@@ -19,9 +19,11 @@ class FakeEmbedder:
     def __init__(self, layer: int = 1) -> None:
         self.identity: dict[str, Any] = {"kind": "fake", "layer": layer}
         self.seen: list[str] = []
+        self.calls: list[Sequence[str]] = []
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         self.seen += texts
+        self.calls.append(texts)
         cut = torch.tensor([len(text) > 10 for text in texts])
         return Encoded(torch.stack([vector(text) for text in texts]), cut)
 

@@ -24,7 +24,7 @@ from ..seeding import derive_seed
 from .ahead import ahead, in_parts
 from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .columns import batched
-from .dataset import Samples, caption_of, check_captions
+from .dataset import Samples, check_captions
 from .image_loading import ImageLoader, Loaded, stacked
 from .order import Block, Order
 from .store import EmbeddingStore, caption_key
@@ -32,22 +32,41 @@ from .store import EmbeddingStore, caption_key
 B = TypeVar("B")
 CAPTIONS_A_CHECK = 1 << 22
 """Captions whose keys and texts are held at one time while a store is checked."""
+EMBEDS_A_PART = 1 << 14
+"""Embeddings that are held at one time while all are read."""
 
 
 def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
 
-def _check_stored(
-    store: EmbeddingStore, samples: Samples, columns: Sequence[str], left_out: Collection[str] = frozenset()
-) -> None:
-    captions = ((caption_key(key, column), text or "") for key, column, text in samples.captions(columns))
-    for chunk in batched(((key, text) for key, text in captions if key not in left_out), CAPTIONS_A_CHECK):
+def _check_stored(store: EmbeddingStore, samples: Samples, columns: Sequence[str]) -> None:
+    for chunk in batched(_captions(samples, columns), CAPTIONS_A_CHECK):
         store.check(dict(chunk))
 
 
+def _stored_rows(
+    store: EmbeddingStore, samples: Samples, columns: Sequence[str], left_out: Collection[str] = frozenset()
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Row in a store of every caption, checked: of sample i in column j at i c + j, of c columns; -1 where left out."""
+    rows = np.full(len(samples) * len(columns), -1)
+    read = ((place, *caption) for place, caption in enumerate(_captions(samples, columns)))
+    for chunk in batched(((p, key, text) for p, key, text in read if key not in left_out), CAPTIONS_A_CHECK):
+        places, keys, texts = zip(*chunk, strict=True)
+        store.check(dict(zip(keys, texts, strict=True)))
+        rows[list(places)] = store.find(keys).numpy()
+    return rows
+
+
+def _captions(samples: Samples, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys in a store, and texts, sample by sample."""
+    return ((caption_key(key, column), text or "") for key, column, text in samples.captions(columns))
+
+
 class DistillBatches:
-    """Stage 1's texts: every (sample, caption column) pair, as two rows of the store; no text, no model.
+    """Stage 1's texts: every (sample, caption column) pair, as two rows of the stores; no text, no model.
+
+    The rows are looked up once, when it is made, and are 16 bytes a text of memory.
 
     Args:
         samples: of the split.
@@ -72,51 +91,35 @@ class DistillBatches:
         for column in config.teacher_captions:
             if column not in config.captions:
                 raise ProclipError(f"distill.teacher_captions.{column}: {column!r} is not one of distill.captions")
-        self._targets = [(column, config.teacher_captions.get(column, column)) for column in config.captions]
-        check_captions(samples, sorted({column for pair in self._targets for column in pair}))
-        _check_stored(llm, samples, config.captions)
-        _check_stored(teacher, samples, sorted({other for _, other in self._targets}), left_out)
-        self.llm, self.teacher, self.samples = llm, teacher, samples
-        self.texts = len(samples) * len(self._targets)
-        self._kept, blocks = self._keep(left_out)
-        self.left_out = self.texts - sum(block.count for block in blocks)
+        targets = [config.teacher_captions.get(column, column) for column in config.captions]
+        check_captions(samples, sorted({*config.captions, *targets}))
+        self.llm, self.teacher = llm, teacher
+        self._llm_rows = _stored_rows(llm, samples, config.captions)
+        self._teacher_rows = _stored_rows(teacher, samples, targets, left_out)
+        whole = self._teacher_rows >= 0
+        self._learned = np.flatnonzero(whole) if left_out else None
+        self.texts, self.left_out = len(whole), len(whole) - int(whole.sum())
+        ends = np.cumsum([len(part) * len(targets) for part in samples.parts])
+        counts = [int(of_part.sum()) for of_part in np.split(whole, ends[:-1])]
+        blocks = [Block(count, part.weight) for count, part in zip(counts, samples.parts, strict=True) if count]
         self._order = Order(blocks, config.batch_size, seed, "texts")
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
 
-    def _keep(self, left_out: Collection[str]) -> tuple[np.ndarray[Any, Any] | None, list[Block]]:
-        """Numbers of the texts that are learned from, [m] int64, None for all; and the block of each source.
-
-        Text p is that of sample p // c in column p % c, of c columns.
-        """
-        width, parts = len(self._targets), self.samples.parts
-        if not left_out:
-            return None, [Block(len(part) * width, part.weight) for part in parts]
-        teacher_keys = (
-            caption_key(key, column) for key, column, _ in self.samples.captions([t for _, t in self._targets])
-        )
-        whole = np.fromiter((key not in left_out for key in teacher_keys), dtype=bool, count=self.texts)
-        ends = np.cumsum([len(part) * width for part in parts])
-        kept = [int(of_part.sum()) for of_part in np.split(whole, ends[:-1])]
-        blocks = [Block(count, part.weight) for count, part in zip(kept, parts, strict=True) if count]
-        return np.flatnonzero(whole), blocks
-
-    def _keys(self, texts: Sequence[int]) -> tuple[list[str], list[str]]:
-        """Keys of some texts, for the LLM and for the teacher."""
-        pairs = [(self.samples[text // len(self._targets)].key, *self._targets[text % len(self._targets)])
-                 for text in texts]  # fmt: skip
-        return [caption_key(key, own) for key, own, _ in pairs], [caption_key(key, other) for key, _, other in pairs]
-
-    def training_llm_embeds(self) -> Tensor:
-        """Every text's LLM embedding, [n, h], those left out too: what the adapter's input norm is fitted to."""
-        return self.llm.rows(self._keys(range(self.texts))[0])
+    def training_llm_embeds(self) -> Iterator[Tensor]:
+        """Every text's LLM embedding, those left out too, in parts [m, h]: what the input norm is fitted to."""
+        for start in range(0, self.texts, EMBEDS_A_PART):
+            yield self.llm.at(torch.from_numpy(self._llm_rows[start : start + EMBEDS_A_PART]))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
         """The batches of a pass, without the first `start`."""
         order = self._order.epoch(epoch)
         for places in self._order.places(start):
-            items = [order[place].item for place in places]
-            own, other = self._keys(items if self._kept is None else self._kept[items].tolist())
-            yield DistillBatch(llm_embeds=self.llm.rows(own), teacher_embeds=self.teacher.rows(other))
+            items = np.array([order[place].item for place in places])
+            texts = items if self._learned is None else self._learned[items]
+            yield DistillBatch(
+                llm_embeds=self.llm.at(torch.from_numpy(self._llm_rows[texts])),
+                teacher_embeds=self.teacher.at(torch.from_numpy(self._teacher_rows[texts])),
+            )
 
 
 class _ImageBatches(ABC, Generic[B]):
@@ -196,10 +199,10 @@ class TuneBatches(_ImageBatches[TuneBatch]):
         super().__init__(samples, preprocess, config, seed, data, broken_file)
         self.llm, self.teacher = llm, teacher
 
-    def training_llm_embeds(self) -> Tensor:
-        """Every caption's LLM embedding, [n, h]: what the adapter's input norm is fitted to."""
-        captions = self.samples.captions(self._images.captions)
-        return self.llm.rows([caption_key(key, column) for key, column, _ in captions])
+    def training_llm_embeds(self) -> Iterator[Tensor]:
+        """Every caption's LLM embedding, in parts [m, h]: what the adapter's input norm is fitted to."""
+        for part in batched(_captions(self.samples, self._images.captions), EMBEDS_A_PART):
+            yield self.llm.rows([key for key, _ in part])
 
     def _batch(self, loaded: Sequence[Loaded]) -> TuneBatch:
         keys = [one.sample.key for one in loaded]
@@ -229,10 +232,12 @@ class PretrainBatches(_ImageBatches[PretrainBatch]):
         self.tokenizer = tokenizer
 
     def truncated(self) -> tuple[int, int]:
-        """How many distinct captions are longer than the text tower reads, and how many there are."""
-        texts = sorted({caption_of(sample, c) for sample in self.samples for c in self._images.captions})
-        chunks = (texts[start : start + 1024] for start in range(0, len(texts), 1024))
-        return sum(self.tokenizer(chunk).truncated for chunk in chunks), len(texts)
+        """How many captions are longer than the text tower reads, and how many there are."""
+        cut = total = 0
+        for part in batched(_captions(self.samples, self._images.captions), 1024):
+            cut += self.tokenizer([text for _, text in part]).truncated
+            total += len(part)
+        return cut, total
 
     def _batch(self, loaded: Sequence[Loaded]) -> PretrainBatch:
         texts = [one.text for one in loaded]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,11 +58,24 @@ class Adapter(nn.Module):
         self.project = nn.Linear(llm_dim, embed_dim)
 
     @torch.no_grad()
-    def fit_input_norm(self, llm_embeds: Tensor) -> None:
-        """Set mean and deviation from training captions, [n, h]; does nothing unless ``input_norm`` is standardize."""
-        if self.config.input_norm == "standardize":
-            self.input_mean.copy_(llm_embeds.mean(0))
-            self.input_std.copy_(llm_embeds.std(0).clamp_min(1e-6))
+    def fit_input_norm(self, llm_embeds: Iterable[Tensor]) -> None:
+        """Set mean and deviation from training captions, n in all; nothing unless ``input_norm`` is standardize.
+
+        Args:
+            llm_embeds: parts of them, [m, h] each, read once.
+        """
+        if self.config.input_norm != "standardize":
+            return
+        count, mean = 0, torch.zeros(self.llm_dim, dtype=torch.float64)
+        squares = torch.zeros_like(mean)  # summed distances from the mean: parts add up without cancellation
+        for part in llm_embeds:
+            values, m = part.double(), len(part)
+            moved = values.mean(0) - mean
+            squares += (values - values.mean(0)).square().sum(0) + moved.square() * count * m / (count + m)
+            mean += moved * m / (count + m)
+            count += m
+        self.input_mean.copy_(mean)
+        self.input_std.copy_((squares / (count - 1)).sqrt().clamp_min(1e-6))
 
     def forward(self, llm_embeds: Tensor) -> Tensor:
         """LLM embeddings, [b, h], to text features, [b, d], not normalised.
