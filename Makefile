@@ -28,7 +28,7 @@ test: install ## ruff, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: install ## the fast loop: format, lint, types, the tests that failed last
 	$(BIN)/ruff format .

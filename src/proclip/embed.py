@@ -107,7 +107,7 @@ def _encode(
 
 
 def _mixing(chunks: int) -> int:
-    """A stride that visits all chunks, long and short ones in turn, so that the rate of the first foretells the rest."""
+    """A stride that visits all chunks, long and short in turn, so that the rate of the first foretells the rest."""
     return next((s for s in range(round(0.618 * chunks), chunks) if gcd(s, chunks) == 1), 1)
 
 

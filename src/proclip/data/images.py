@@ -38,35 +38,6 @@ class ImageSource(Protocol):
         """Bytes of each picture as it is kept: tells most replaced pictures, and nothing is read. 0: not known."""
 
 
-@final
-class ImageFiles:
-    """Pictures in files of their own.
-
-    Args:
-        paths: key to file.
-    """
-
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self.paths = paths
-
-    def open(self, key: str) -> Image:
-        """The picture, decoded, RGB."""
-        if key not in self.paths:
-            raise ProclipError(f"no picture with key {key!r}")
-        return read_image(self.paths[key])
-
-    def missing(self, keys: Sequence[str]) -> list[str]:
-        """The keys that have no file, or one whose beginning is no picture's."""
-        with ThreadPoolExecutor() as pool:
-            there = pool.map(lambda key: key in self.paths and _begins_as_picture(self.paths[key]), keys)
-            return [key for key, good in zip(keys, there, strict=True) if not good]
-
-    def sizes(self, keys: Sequence[str]) -> list[int]:
-        """The files' sizes."""
-        return [FilePicture(self.paths[key]).size if key in self.paths else 0 for key in keys]
-
-
-@final
 class SampleImages:
     """Pictures of samples, wherever they lie.
 
@@ -92,6 +63,19 @@ class SampleImages:
     def sizes(self, keys: Sequence[str]) -> list[int]:
         """The sizes of files, of members, of cells."""
         return [self.pictures[key].size if key in self.pictures else 0 for key in keys]
+
+
+@final
+class ImageFiles(SampleImages):
+    """Pictures in files of their own.
+
+    Args:
+        paths: key to file.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        super().__init__({key: FilePicture(path) for key, path in paths.items()})
+        self.paths = paths
 
 
 class _Member(NamedTuple):

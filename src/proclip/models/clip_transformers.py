@@ -13,14 +13,14 @@ from ..errors import ProclipError
 from .clip import Clip, digest_of, find_clip
 from .embedder import check_texts
 from .preprocess import ImagePreprocess
-from .pretrained import check_preprocess, checkpoint_layers, load_pretrained
-from .towers import ImageTower, TextTower, Tokens
+from .pretrained import VisionModelTower, check_preprocess, load_pretrained
+from .towers import TextTower, Tokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPVisionModel, PreTrainedTokenizerBase
 
 
-class ClipImageTower(ImageTower):
+class ClipImageTower(VisionModelTower):
     """CLIP's image encoder with its own visual projection: [b, 3, s, s] -> image features [b, d]."""
 
     family = "clip"
@@ -29,21 +29,6 @@ class ClipImageTower(ImageTower):
         super().__init__()
         self.vision_model, self.projection = vision_model, projection
         self.embed_dim = projection.out_features
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """Its transformer blocks, first to last."""
-        blocks: nn.ModuleList = self.vision_model.encoder.layers
-        return blocks
-
-    def checkpoint_blocks(self) -> None:
-        """Transformers' own switch."""
-        checkpoint_layers(self.vision_model)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What differs from transformers' default ``CLIPVisionConfig``."""
-        return self.vision_model.config.to_diff_dict()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], embed_dim: int) -> ClipImageTower:

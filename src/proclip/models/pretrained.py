@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..errors import ProclipError, one_line
 from .preprocess import ImagePreprocess, NaflexPreprocess
+from .towers import ImageTower
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -44,10 +46,26 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
     return model
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Turn gradient checkpointing of a transformers model's layers on."""
-    renamed = getattr(model, "activation_checkpointing_enable", None)  # since transformers 5.24
-    (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
+class VisionModelTower(ImageTower):
+    """An image tower around one of transformers' vision models; what follows it is the family's own."""
+
+    vision_model: PreTrainedModel
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Its transformer blocks, first to last."""
+        blocks: nn.ModuleList = self.vision_model.encoder.layers
+        return blocks
+
+    def checkpoint_blocks(self) -> None:
+        """Transformers' own switch."""
+        renamed = getattr(self.vision_model, "activation_checkpointing_enable", None)  # since transformers 5.24
+        (renamed or self.vision_model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What differs from transformers' defaults for such a model."""
+        return self.vision_model.config.to_diff_dict()
 
 
 def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> None:

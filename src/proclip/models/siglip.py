@@ -20,14 +20,14 @@ from ..files import read_json
 from .clip import Clip, digest_of, find_clip
 from .embedder import check_texts
 from .preprocess import ImagePreprocess, split_packed
-from .pretrained import check_preprocess, checkpoint_layers, load_pretrained
-from .towers import ImageTower, TextTower, Tokens
+from .pretrained import VisionModelTower, check_preprocess, load_pretrained
+from .towers import TextTower, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Siglip2Model, Siglip2VisionModel, SiglipModel, SiglipVisionModel
 
 
-class SiglipImageTower(ImageTower):
+class SiglipImageTower(VisionModelTower):
     """SigLIP's image encoder, with attention pooling and no projection: [b, 3, s, s] -> image features [b, d]."""
 
     family = "siglip"
@@ -38,21 +38,6 @@ class SiglipImageTower(ImageTower):
             raise ProclipError("vision_config.vision_use_head is false: without its attention pooling it is no tower")
         self.vision_model = vision_model
         self.embed_dim = vision_model.config.hidden_size
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """Its transformer blocks, first to last."""
-        blocks: nn.ModuleList = self.vision_model.encoder.layers
-        return blocks
-
-    def checkpoint_blocks(self) -> None:
-        """Transformers' own switch."""
-        checkpoint_layers(self.vision_model)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What differs from transformers' default ``SiglipVisionConfig`` (``Siglip2VisionConfig``)."""
-        return self.vision_model.config.to_diff_dict()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], embed_dim: int) -> SiglipImageTower:
