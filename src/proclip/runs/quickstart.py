@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,11 +15,12 @@ from ..config import Recipe
 from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import read_json, write_json
+from ..mini.concepts import LANGUAGES
 from ..models.embedder import LazyEmbedder
 from ..report import Compared, make_tables, print_tables
 from ..results import ModelResults
 from .embed import embed_recipes
-from .evaluate import CACHE, add_figures_to_card, evaluate_model, write_gallery
+from .evaluate import CACHE, add_figures_to_card, evaluate_model, values, write_gallery
 from .mini import build
 from .recipes import find_recipe, pick_device
 from .report import training_curves, write_report_of
@@ -46,6 +48,18 @@ QUERIES = {"retrieval_long": 2, "retrieval_short": 3, "multilingual/de": 1, "mul
 TITLE = "ProCLIP on the mini world"
 LEFT_OUT = ("retrieval_short_twemoji", "retrieval_long_twemoji")
 """Tasks that only ``proclip eval`` measures: the same question in the other style, 1,578 more texts for the LLM."""
+FIGURES = {
+    "zero_shot/openmoji": "zero_shot/openmoji/mean_per_class",
+    "zero_shot/twemoji": "zero_shot/twemoji/mean_per_class",
+    **{key: key for name in ("short", "long") for key in (f"retrieval_{name}/i2t_r@1", f"retrieval_{name}/t2i_r@1")},
+    **{f"multilingual/{language}/t2i_r@1": f"multilingual/{language}/t2i_r@1" for language in LANGUAGES},
+    "multilingual/mean": "multilingual/mean/t2i_r@1",
+    "pairs/mean": "pairs/mean",
+    "hard_negatives/mean": "hard_negatives/mean",
+    "linear_probe/openmoji": "linear_probe/openmoji/acc1",
+    "cka": "cka",
+}
+"""Figures of ``results.json``, and what they are called in a result file."""
 SHORT_TASKS = ("zero_shot/openmoji", "zero_shot/twemoji", "retrieval_short", "multilingual/de", "pairs")
 
 
@@ -93,11 +107,23 @@ def share_stage1(recipes: Mapping[str, Recipe], out: Path) -> dict[str, Recipe]:
     return shared
 
 
+def summary(results: Mapping[str, ModelResults], seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What ``results.json`` says: of each method its main figures, 0 to 1, as far as they were measured."""
+    world = next(iter(results[CLIP].benchmarks.values()))
+    methods = {}
+    for method, result in results.items():
+        found = values(result)
+        methods[method] = {key: found[figure] for key, figure in FIGURES.items() if figure in found}
+    benchmark = {key: world.notes[key] for key in ("name", "version", "checksum")}
+    return {"benchmark": benchmark, "seed": seed, "seconds": dict(seconds), "methods": methods}
+
+
 def quickstart(out: Path, seed: int = 0, short: bool = False) -> list[ModelResults]:
     """Everything from emoji to the table. What exists already is reused.
 
     Args:
-        out: folder; gets a run folder a method, ``results/METHOD.json`` and ``report.html``.
+        out: folder; gets a run folder a method, ``results/METHOD.json``, ``results.json`` with the main figures of
+            all, and ``report.html``.
         seed: of every run.
         short: two methods, one pass, a few tasks: shows that it runs; its figures mean nothing.
 
@@ -121,23 +147,24 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> list[ModelResul
         with steps.step(f"train {method}", (out / method / "model" / "config.json").is_file()):
             train_recipe(recipe, out / method)
     original = dataclasses.replace(open_model(first.clip, pick_device()), name="CLIP")
-    results = []
+    results: dict[str, ModelResults] = {}
     for method in (CLIP, *recipes):
         path = out / "results" / f"{method}.json"
         with steps.step(f"evaluate {method}", path.is_file()):
             model = original
             if method != CLIP:
                 model = dataclasses.replace(open_model(str(out / method), pick_device()), name=METHODS[method])
-            results.append(evaluate_model(model, [world], path, CACHE, original))
+            results[method] = evaluate_model(model, [world], path, CACHE, original)
             if method in SHOWN:
                 write_gallery(model, [world], path, CACHE, QUERIES)
             model.close()
         if method != CLIP:
-            add_figures_to_card(out / method / "model", results[-1])
+            add_figures_to_card(out / method / "model", results[method])
     with steps.step("report"):
         paths = [out / "results" / f"{method}.json" for method in (CLIP, *recipes)]
         curves = {METHODS[method]: training_curves(out / method) for method in recipes}
         write_report_of(paths, out / "report.html", TITLE, curves, CREDITS)
-    print_tables(make_tables(Compared(results)))
-    steps.console.print(f"{out / 'results'}\n{out / 'report.html'}", highlight=False)
-    return results
+    write_json(out / "results.json", summary(results, seed, steps.seconds))  # last: with the time of every step
+    print_tables(make_tables(Compared([*results.values()]))[:1])
+    steps.console.print(f"{out / 'results.json'}\n{out / 'report.html'}", highlight=False)
+    return [*results.values()]
