@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 
 MAX_PIXELS = 89_478_485
 """Most pixels of a picture that is decoded, 268 MB as RGB: Pillow warns above that, and we refuse."""
@@ -85,6 +85,8 @@ def _decoded(source: Path | BytesIO, name: str, max_pixels: int, at_least: int |
         raise ProclipError(f"{name} is missing") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ProclipError(f"{name} is refused: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
+    except ProclipError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise ProclipError(f"{name} cannot be read: {reason}") from None

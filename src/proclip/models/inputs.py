@@ -70,9 +70,11 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
     Raises:
         ProclipError: something else is given.
     """
-    array = isinstance(images, (np.ndarray, Tensor))
-    if isinstance(images, (str, Path, Image.Image)) or (array and images.ndim < 4):  # type: ignore[union-attr]
-        return [images], True  # type: ignore[list-item]
+    if isinstance(images, (str, Path, Image.Image)):
+        return [images], True
+    if isinstance(images, (np.ndarray, Tensor)):
+        array: Any = images
+        return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
         raise ProclipError(f"images: a path, a Pillow image, an array or a list of them is wanted, not {_kind(images)}")
     return list(images), False
@@ -99,8 +101,9 @@ def open_picture(picture: Any, name: str) -> Image.Image:
     if fault := size_fault(picture.size):
         raise ProclipError(f"{name} is refused: {fault}")
     try:
+        picture.load()
         return to_rgb(upright(picture))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow decodes late
+    except Exception as error:  # Pillow decodes late, and its decoders raise whatever a broken file leads them to
         raise ProclipError(f"{name} cannot be read: {one_line(error)}") from None
 
 
