@@ -1,4 +1,4 @@
-"""The examples run, on tiny models, and print what they promise; the adapters in the docs do, with the real packages."""
+"""The examples run, on tiny models, and print what they promise; the adapter in the docs, with the real package."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_a_broken_picture_that_pillow_has_open(model: ProCLIP, files: list[Path]
     (tmp_path / "half.png").write_bytes(files[0].read_bytes()[:-40])
     with Image.open(tmp_path / "half.png") as half, pytest.raises(ProclipError, match="picture 1 cannot be read"):
         model.encode_image([files[0], half])
-    with pytest.raises(ProclipError, match="image .*half.png cannot be read"):
+    with pytest.raises(ProclipError, match=r"image .*half\.png cannot be read"):
         model.encode_image(tmp_path / "half.png")
 
 
