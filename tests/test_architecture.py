@@ -64,7 +64,7 @@ def test_import_is_light() -> None:
 def test_public_api() -> None:
     assert proclip.__all__ == [
         "Adapter", "Clip", "EmbeddingStore", "ImageCaptions", "Index", "ProCLIP", "ProclipError", "Recipe",
-        "TextEmbedder", "load_clip", "load_embedder", "load_recipe", "register_auto", "__version__",
+        "TextEmbedder", "load", "load_clip", "load_embedder", "load_recipe", "register_auto", "__version__",
     ]  # fmt: skip
     for name in proclip.__all__:
         assert getattr(proclip, name) is not None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .models.clip import load_clip as load_clip
     from .models.embedder import TextEmbedder as TextEmbedder
     from .models.embedder import load_embedder as load_embedder
+    from .models.loading import load as load
     from .models.proclip import ProCLIP as ProCLIP
     from .search import Index as Index
 
@@ -39,6 +40,7 @@ _HOME = {
     "ProclipError": "errors",
     "Recipe": "config",
     "TextEmbedder": "models.embedder",
+    "load": "models.loading",
     "load_clip": "models.clip",
     "load_embedder": "models.embedder",
     "load_recipe": "config",

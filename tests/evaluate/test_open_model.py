@@ -81,7 +81,7 @@ def test_a_run_and_its_model(tiny_proclip_path: Path, images: list[Image.Image],
     assert model.texts._embedder is None
     assert "seed" not in open_model(str(tiny_proclip_path)).about
     shutil.rmtree(run / "model")
-    with pytest.raises(ProclipError, match="my-run has no model yet"):
+    with pytest.raises(ProclipError, match="my-run is a run that has not finished: it has no model yet"):
         open_model(str(run))
 
 

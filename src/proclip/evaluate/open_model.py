@@ -9,20 +9,16 @@ from typing import Any
 
 from ..config import config_hash, load_recipe
 from ..errors import ProclipError
-from ..files import read_json
-from ..models.clip import KINDS, checkpoint_folder, load_clip
+from ..models.clip import checkpoint_folder
 from ..models.embedder import LazyEmbedder
-from ..models.hub import hub_folder
-from ..models.open_clip_source import HUB_PREFIX, holds_open_clip, is_open_clip
+from ..models.loading import SENTENCE_TRANSFORMERS_PREFIX, load, model_folder, model_kind
+from ..models.open_clip_source import HUB_PREFIX
 from ..models.proclip import ProCLIP
 from ..models.tower_identity import weights_digest
 from .dual_encoder import DualEncoder, label_of
 from .sentence_transformers_model import open_sentence_transformer
 from .tower_images import TowerImages
 
-SENTENCE_TRANSFORMERS_PREFIX = "st:"
-CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]
-"""What tells a model's kind."""
 KNOWN_LANGUAGES = {"mini-clip": ("en",), "smollm2": ("en",)}
 """Of models that are named without a folder or hub id: mini-clip saw English, SmolLM2's card names English."""
 
@@ -45,18 +41,17 @@ def open_model(name: str, device: str = "cpu", languages: Sequence[str] | None =
 
 
 def _open(name: str, device: str) -> DualEncoder:
-    if name.startswith(SENTENCE_TRANSFORMERS_PREFIX):
-        rest = name.removeprefix(SENTENCE_TRANSFORMERS_PREFIX)
-        return open_sentence_transformer(rest, device, card_languages(rest))
-    about, path = _run(name)
-    kind = _kind(path)
-    if kind == "proclip":
-        return of_proclip(ProCLIP.from_pretrained(path, device=device), label_of(about["path"]), about)
-    if kind == "sentence-transformers":
+    path = model_folder(name)
+    if model_kind(path) == "sentence-transformers":
+        path = path.removeprefix(SENTENCE_TRANSFORMERS_PREFIX)
         return open_sentence_transformer(path, device, card_languages(path))
-    clip = load_clip(path)
-    clip.image_tower.to(device)
-    clip.text_tower.to(device)
+    about = dict[str, Any](path=name)
+    if (recipe := Path(name) / "recipe.toml").is_file():
+        read = load_recipe(recipe)
+        about |= {"config_hash": config_hash(read), "seed": read.seed}
+    clip = load(path, device)
+    if isinstance(clip, ProCLIP):
+        return of_proclip(clip, label_of(name), about)
     return DualEncoder(
         name=label_of(name),
         images=TowerImages(clip.image_tower, clip.preprocess),
@@ -95,34 +90,6 @@ def of_proclip(model: ProCLIP, name: str, about: Mapping[str, Any], kept: bool =
         logit_bias=model.logit_bias.item() if model.logit_bias is not None else None,
         close=close,
     )
-
-
-def _run(name: str) -> tuple[dict[str, Any], str]:
-    """What a run's folder says of it, and where its model is; a model that is no run is where its name says."""
-    folder, about = Path(name), dict[str, Any](path=name)
-    recipe = folder / "recipe.toml"
-    if recipe.is_file():
-        read = load_recipe(recipe)
-        about |= {"config_hash": config_hash(read), "seed": read.seed}
-    inner = folder / "model"
-    if (inner / "config.json").is_file():
-        return about, str(inner)
-    if recipe.is_file() and not (folder / "config.json").is_file():
-        raise ProclipError(f"the run {name} has no model yet: {inner / 'config.json'} is missing")
-    return about, name
-
-
-def _kind(name: str) -> str:
-    """``proclip``, ``sentence-transformers`` or ``clip``: what reads a model, by its config files."""
-    if name == "mini-clip" or is_open_clip(name):
-        return "clip"
-    folder = hub_folder(name, None, CONFIG_FILES)
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    model_type = config.get("model_type")
-    if model_type == "proclip":
-        return "proclip"
-    ours = model_type in KINDS or holds_open_clip(folder)
-    return "sentence-transformers" if (folder / "modules.json").is_file() and not ours else "clip"
 
 
 def card_languages(name: str) -> tuple[str, ...] | None:

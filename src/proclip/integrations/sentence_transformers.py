@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -24,6 +23,7 @@ from ..errors import ProclipError
 from ..files import read_json
 from ..models.clip import checkpoint_folder
 from ..models.embedder import LazyEmbedder
+from ..models.inputs import open_picture
 from ..models.proclip import ProCLIP
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ class ProCLIPModule(InputModule):
         if unknown := [name for name, value in kwargs.items() if value and name != "task"]:
             raise ProclipError(f"a proclip model has no option {', '.join(unknown)}")
         texts: list[str] = []
-        images: list[Image.Image | str] = []
+        images: list[Image.Image] = []
         rows: dict[str, list[int]] = {"text": [], "image": []}
         for row, item in enumerate(inputs):
             parts = _parts_of(item, row)
             texts += [(prompt or "") + value for kind, value in parts if kind == "text"]
-            images += [_picture(value, row) for kind, value in parts if kind == "image"]
+            images += [open_picture(value, f"input {row}") for kind, value in parts if kind == "image"]
             for kind, _ in parts:
                 rows[kind].append(row)
         features: dict[str, Tensor] = {}
@@ -240,25 +240,3 @@ def _single(value: Any, kind: str, row: int) -> Any:
     if kind == "text" and not isinstance(value, str):
         raise ProclipError(f"input {row}: 'text' must be a string, not {type(value).__name__}")
     return value
-
-
-def _picture(value: Any, row: int) -> Image.Image | str:
-    """A Pillow image, or the path of one.
-
-    Raises:
-        ProclipError: an address, or an array that is not [h, w, 3] or [3, h, w] uint8.
-    """
-    if isinstance(value, Image.Image):
-        return value
-    if isinstance(value, str):
-        if value.startswith(("http://", "https://", "data:")):
-            start = value[:40]
-            raise ProclipError(
-                f"input {row}: {start!r} looks like an image's address, which is not fetched; open the "
-                'image and pass it, or write {"text": ...} if it is a text'
-            )
-        return value
-    array = np.asarray(value)
-    if array.dtype == np.uint8 and array.ndim == 3 and 3 in (array.shape[0], array.shape[-1]):
-        return Image.fromarray(array if array.shape[-1] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0)))
-    raise ProclipError(f"input {row}: an image array is [h, w, 3] or [3, h, w] uint8, not {array.shape} {array.dtype}")

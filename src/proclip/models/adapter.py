@@ -93,5 +93,5 @@ class Adapter(nn.Module):
             x = llm_embeds
         else:
             x = (llm_embeds - self.input_mean) / self.input_std
-        features: Tensor = self.project(self.norm(self.blocks(x)))
+        features: Tensor = self.project(self.norm(self.blocks(x.to(self.project.weight.dtype))))
         return features

@@ -124,8 +124,8 @@ def _usage() -> str:
 ```python
 import proclip
 
-model = proclip.ProCLIP.from_pretrained("PATH")
-scores = model.similarity(model.encode_image(["picture.jpg"]), model.encode_text(["a caption"]))
+model = proclip.load("PATH")
+scores = model.similarity(model.encode_image("picture.jpg"), model.encode_text("a caption"))
 ```
 
 With sentence-transformers (the flag lets it import the class `ProCLIPModule` of the installed package `proclip`):

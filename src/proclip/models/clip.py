@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import ProclipError
 from ..files import read_json
 from .embedder import Encoded
 from .hub import hub_folder
+from .image_text import ImageTextModel
 from .preprocess import ImagePreprocess
 from .towers import ImageTower, TextTokenizer, TextTower
 
@@ -30,7 +32,7 @@ KINDS = {
 
 
 @dataclass
-class Clip:
+class Clip(ImageTextModel):
     """A CLIP of any family, taken apart."""
 
     image_tower: ImageTower
@@ -48,6 +50,15 @@ class Clip:
     def dim(self) -> int:
         """d, width of the shared space."""
         return self.image_tower.embed_dim
+
+    @property
+    def towers(self) -> list[nn.Module]:
+        """Both towers."""
+        return [self.image_tower, self.text_tower]
+
+    def embed_texts(self, texts: Sequence[str], classes: bool = False) -> Tensor:
+        """One batch of texts through the text tower, class names like others; what it cannot read is cut (`cuts`)."""
+        return self.encode(texts).embeds
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoded:

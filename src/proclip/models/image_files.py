@@ -5,9 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 
 MAX_PIXELS = 89_478_485
 """Most pixels of a picture that is decoded, 268 MB as RGB: Pillow warns above that, and we refuse."""
@@ -22,6 +22,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says; as it is where that says nothing, or is damaged."""
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are there, whatever a broken header led Pillow to
+        return image
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
@@ -75,6 +85,8 @@ def _decoded(source: Path | BytesIO, name: str, max_pixels: int, at_least: int |
         raise ProclipError(f"{name} is missing") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ProclipError(f"{name} is refused: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
+    except ProclipError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise ProclipError(f"{name} cannot be read: {reason}") from None

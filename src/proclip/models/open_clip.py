@@ -97,7 +97,7 @@ class OpenClipImageTower(ImageTower):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, s, s] to image features [b, d], not normalised."""
-        output = self.visual(pixel_values)
+        output = self.visual(pixel_values.to(next(self.visual.parameters()).dtype))
         features: Tensor = output[0] if isinstance(output, tuple) else output  # CoCa's gives its tokens too
         return features
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
 from .hub import OURS, lasting_name
-from .image_files import read_image
+from .image_text import ImageTextModel
 from .preprocess import ImagePreprocess
 from .saving import (
     EMBEDDER_FOLDER,
@@ -35,10 +35,6 @@ from .saving import (
     write_tensors,
 )
 from .towers import ImageTower, build_image_tower
-from .zero_shot import build_zero_shot_classifier
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_LOGIT_SCALE = math.log(100)
 FORMAT_VERSION = 1
@@ -57,7 +53,7 @@ SENTENCE_TRANSFORMERS = {
 """``config_sentence_transformers.json``. The embedder's own instruction stands before every text, whatever is here."""
 
 
-class ProCLIP(nn.Module):
+class ProCLIP(ImageTextModel, nn.Module):
     """Image tower, adapter and temperature; the LLM is loaded when a text is first encoded.
 
     Args:
@@ -73,6 +69,9 @@ class ProCLIP(nn.Module):
         clip_revision: of that checkpoint on the hub.
         provenance: how the model was made, JSON values, kept in ``config.json`` and told by the card.
     """
+
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -108,11 +107,6 @@ class ProCLIP(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded LLM where it can be loaded again: a copy in another process loads its own."""
         return {**self.__dict__, "_embedder": None if self.embedder_config is not None else self._embedder}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.logit_scale.device
 
     @property
     def embedder(self) -> TextEmbedder:
@@ -161,72 +155,21 @@ class ProCLIP(nn.Module):
             self.embedder_identity["max_length"] = value
         self._embedder = None
 
-    @torch.no_grad()
-    def encode_image(self, images: Sequence[Image | str | Path], batch_size: int = 64) -> Tensor:
-        """Pictures to image embeds.
+    @property
+    def towers(self) -> list[nn.Module]:
+        """Image tower and adapter, but for the statistics of its input norm, which stay as precise as they are."""
+        return [self.image_tower, self.adapter.blocks, self.adapter.norm, self.adapter.project]
 
-        Args:
-            images: Pillow images or paths.
-            batch_size: pictures a step.
-
-        Returns:
-            [n, d] float32 on the CPU, L2-normalised.
-
-        Raises:
-            ProclipError: a path is missing or is not an image.
-        """
-        if isinstance(images, (str, Path)):
-            raise ProclipError(f"encode_image takes a list of pictures: [{str(images)!r}]")
-        self.eval()
-        chunks = []
-        for start in range(0, len(images), batch_size):
-            pixels = self.pixel_values(images[start : start + batch_size])
-            chunks.append(F.normalize(self.image_tower(pixels.to(self.device)).float(), dim=-1).cpu())
-        return torch.cat(chunks) if chunks else torch.empty(0, self.adapter.embed_dim)
-
-    def pixel_values(self, images: Sequence[Image | str | Path]) -> Tensor:
-        """What the image tower takes of one batch: Pillow images or paths, preprocessed and stacked, on the CPU."""
-        return torch.stack([self.preprocess(_open(image)) for image in images])
-
-    @torch.no_grad()
-    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Texts of any length the LLM reads, in any of its languages, to text embeds.
-
-        Returns:
-            [n, d] float32 on the CPU, L2-normalised; [d] for a single string.
-
-        Raises:
-            ProclipError: a text is empty.
-        """
-        if isinstance(texts, str):
-            return self.encode_text([texts])[0]
-        return self.project_text(self.embedder.encode(texts).embeds)
+    def embed_texts(self, texts: Sequence[str], classes: bool = False) -> Tensor:
+        """One batch of texts through the LLM and the adapter; class names with the embedder's prompt for them."""
+        embedder = self.embedder.for_classes() if classes else self.embedder
+        return self.project_text(embedder.encode(texts).embeds)
 
     @torch.no_grad()
     def project_text(self, llm_embeds: Tensor) -> Tensor:
         """Embeddings that the LLM gave earlier, [n, h], to text embeds, [n, d] float32 on the CPU, L2-normalised."""
-        self.eval()
+        self.adapter.eval()
         return F.normalize(self.adapter(llm_embeds.to(self.device)).float(), dim=-1).cpu()
-
-    @staticmethod
-    def similarity(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-        """Cosine of every image with every text, [n, m], in [-1, 1]; inputs L2-normalised."""
-        return image_embeds @ text_embeds.T
-
-    def zero_shot_classifier(self, classnames: Sequence[str], templates: Sequence[str] = ("a photo of {}",)) -> Tensor:
-        """One column a class: the mean of its prompts' text embeds, with the embedder's prompt for class names.
-
-        Args:
-            classnames: c names.
-            templates: prompt templates with ``{}`` for the name.
-
-        Returns:
-            [d, c], L2-normalised columns; ``image_embeds @ classifier`` is the score of each class.
-        """
-        embedder = self.embedder.for_classes()
-        return build_zero_shot_classifier(
-            lambda texts: self.project_text(embedder.encode(texts).embeds), classnames, templates
-        )
 
     def save_pretrained(self, folder: str | Path, card: str = "", *, include_embedder: bool | None = None) -> None:
         """Write weights, config, model card, and what sentence-transformers needs to load the folder.
@@ -390,11 +333,3 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     if wrong:
         raise ProclipError(f"{source} does not fit the model: {'; '.join(wrong[:5])}")
     module.load_state_dict(dict(tensors))
-
-
-def _open(image: Image | str | Path) -> Image:
-    from PIL import Image as PillowImage
-
-    if isinstance(image, PillowImage.Image):
-        return image
-    return read_image(image)

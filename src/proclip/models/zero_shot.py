@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ProclipError
+
+DEFAULT_TEMPLATES = ("a photo of {}",)
 
 
 def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -37,3 +40,18 @@ def build_zero_shot_classifier(
         raise ProclipError(f"templates must each hold {{}} where the class name goes: {list(templates)!r}")
     embeds = encode_text(prompts(classnames, templates)).view(len(classnames), len(templates), -1)  # [c, p, d]
     return F.normalize(embeds.mean(dim=1), dim=-1).T
+
+
+def probabilities(cosines: Tensor, logit_scale: float, logit_bias: float | None) -> Tensor:
+    """How likely each class is.
+
+    Args:
+        cosines: of pictures and classes, [..., c].
+        logit_scale: log of the inverse temperature.
+        logit_bias: of a model trained with the sigmoid loss, else None.
+
+    Returns:
+        [..., c]: a softmax over the classes, or, where there is a bias, a sigmoid of each.
+    """
+    logits = cosines * math.exp(logit_scale)
+    return logits.softmax(dim=-1) if logit_bias is None else (logits + logit_bias).sigmoid()

@@ -15,11 +15,12 @@ from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import write_atomically, write_json
 from ..mini.concepts import LANGUAGES
+from ..models.loading import pick_device
 from .columns import COLUMNS, TASKS, cell
 from .embed import embed_recipes
 from .evaluate import evaluate_model, evaluate_path, values
 from .mini import build
-from .recipes import environment, find_recipe, pick_device
+from .recipes import environment, find_recipe
 from .train import train_recipe
 
 STAGE1 = "stage 1, L_ins + L_struct"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..convert.facts import Hints
 from ..errors import ProclipError
-from .recipes import environment, model_folder
+from ..models.loading import model_folder
+from .recipes import environment
 
 if TYPE_CHECKING:
     from ..convert.reading import Checkpoint

@@ -30,7 +30,7 @@ from ..embed import EmbedCounts, Report, embed_captions
 from ..errors import ProclipError
 from ..models.clip import Clip, load_clip
 from ..models.embedder import LazyEmbedder, TextEmbedder
-from .recipes import pick_device
+from ..models.loading import pick_device
 
 _log = logging.getLogger(__name__)
 

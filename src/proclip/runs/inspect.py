@@ -17,9 +17,9 @@ from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.embedder_facts import embedder_facts
+from ..models.loading import model_folder
 from ..models.proclip import FILES, check_format
 from ..models.saving import commit_of
-from .recipes import model_folder
 
 ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
 """What a model's file holds beside its parameters."""

@@ -17,13 +17,14 @@ from ..files import read_json, write_atomically, write_json
 from ..models.clip import load_clip
 from ..models.embedder import identity_difference
 from ..models.interpolate import interpolated_weights
+from ..models.loading import model_folder, pick_device
 from ..models.proclip import ProCLIP
 from ..report.curves import trade_off
 from ..report.drawing import save_drawing
 from .columns import COLUMNS, TASKS, cell
 from .evaluate import evaluate_path, values
 from .provenance import provenance
-from .recipes import environment, model_folder, pick_device
+from .recipes import environment
 
 GAIN, KEPT = "T2I R@1", "zero-shot"
 """Axes of the curve's figure, columns of `columns.COLUMNS`: what tuning gains, and what it may forget."""

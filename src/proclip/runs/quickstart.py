@@ -17,12 +17,13 @@ from ..evaluate.benchmarks import tasks_folder
 from ..files import read_json, write_json
 from ..mini.concepts import LANGUAGES
 from ..models.embedder import LazyEmbedder
+from ..models.loading import pick_device
 from ..report import Compared, make_tables, print_tables
 from ..results import ModelResults
 from .embed import embed_recipes
 from .evaluate import CACHE, add_figures_to_card, evaluate_model, values, write_gallery
 from .mini import build
-from .recipes import find_recipe, pick_device
+from .recipes import find_recipe
 from .report import training_curves, write_report_of
 from .train import train_recipe
 

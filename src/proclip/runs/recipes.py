@@ -110,27 +110,6 @@ def _leave_or_refuse(folder: Path, before: Recipe, now: Recipe, *, several: bool
         (folder / name).unlink(missing_ok=True)
 
 
-def model_folder(name: str) -> str:
-    """The model of a run folder; any other name as it is.
-
-    Raises:
-        ProclipError: the run has not finished.
-    """
-    run = Path(name)
-    if (run / "config.json").is_file() or not (run / "recipe.toml").is_file():
-        return name
-    if not (run / "model" / "config.json").is_file():
-        raise ProclipError(f"{name} is a run that has not finished: {run / 'model'} is not there yet")
-    return str(run / "model")
-
-
-def pick_device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def environment() -> dict[str, object]:
     """Versions, commit, command and machine: what a run and a result file record."""
     versions = {"proclip": __version__, "python": platform.python_version()}

@@ -23,9 +23,9 @@ from ..evaluate.open_model import open_model
 from ..evaluate.tower_images import TowerImages
 from ..models.embedder import Encoded, TextEmbedder
 from ..models.embedder_weights import require_packages
+from ..models.loading import model_folder, pick_device
 from ..models.proclip import ProCLIP
 from ..serve import Limits, Texts
-from .recipes import model_folder, pick_device
 
 if TYPE_CHECKING:
     from ..search import Index

@@ -25,6 +25,7 @@ from ..models.compiling import check_compiler
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.hub import lasting_name
+from ..models.loading import pick_device
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.loop import Hook, fit
@@ -38,7 +39,7 @@ from .embed import cut_captions, of_clip, read_captions
 from .evaluate import add_figures_to_card
 from .forgetting import StageEvaluation
 from .provenance import provenance
-from .recipes import open_run, pick_device
+from .recipes import open_run
 from .tuning import first_bias, open_tuning, trained_parameters, tuning_stage
 
 BROKEN = "broken_images.jsonl"

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
 from ..errors import ProclipError
-from ..models.clip import Clip, checkpoint_folder, load_clip
 from ..models.hub import lasting_name
-from ..models.preprocess import ImagePreprocess
-from ..models.proclip import ProCLIP
+from ..models.image_text import ImageTextModel
+from ..models.loading import load, model_folder
 from ..models.tower_identity import tower_identity
-from ..models.towers import ImageTower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,7 @@ class Encoder:
     """Texts, n of them, to text embeds [n, d], likewise; loads the LLM when first called."""
 
 
-Model = str | Path | ProCLIP | Encoder
+Model = str | Path | ImageTextModel | Encoder
 """What a model is given as: its name, or loaded."""
 
 
@@ -47,70 +44,29 @@ def encoder_of(model: Model, device: str = "cpu") -> Encoder:
     """A model as search needs it; one that is named is opened (`open_encoder`)."""
     if isinstance(model, Encoder):
         return model
-    return of_proclip(model) if isinstance(model, ProCLIP) else open_encoder(str(model), device)
+    return of_model(model) if isinstance(model, ImageTextModel) else open_encoder(str(model), device)
 
 
 def open_encoder(name: str, device: str = "cpu") -> Encoder:
-    """Open a model by its name.
-
-    Args:
-        name: run folder; folder or hub id of a proclip model, a CLIP or a SigLIP; ``open_clip:MODEL/TAG``; or
-            ``mini-clip``.
-        device: where it computes.
+    """Open a model by its name, as of `proclip.load`.
 
     Raises:
-        ProclipError: there is no such model, or it is of none of these kinds.
+        ProclipError: what `load` raises.
     """
-    inner = Path(name) / "model"
-    path = str(inner) if (inner / "config.json").is_file() else name
-    if _is_proclip(path):
-        return of_proclip(ProCLIP.from_pretrained(path, device=device), lasting_name(path))
-    return _of_clip(load_clip(path), lasting_name(path), device)
+    path = model_folder(name)
+    return of_model(load(path, device), lasting_name(path))
 
 
-def of_proclip(model: ProCLIP, name: str | None = None) -> Encoder:
+def of_model(model: ImageTextModel, name: str | None = None) -> Encoder:
     """A model that is in memory."""
-
-    def encode_texts(texts: Sequence[str]) -> Tensor:
-        return model.encode_text(list(texts))
-
-    return _encoder(model.image_tower, model.preprocess, encode_texts, name)
-
-
-def _of_clip(clip: Clip, name: str, device: str) -> Encoder:
-    clip.image_tower.to(device)
-    clip.text_tower.to(device)
-    return _encoder(clip.image_tower, clip.preprocess, lambda texts: clip.encode(texts).embeds, name)
-
-
-def _encoder(
-    tower: ImageTower, preprocess: ImagePreprocess, encode_texts: Callable[[Sequence[str]], Tensor], name: str | None
-) -> Encoder:
-    tower.eval()
-    device = next(tower.parameters()).device
-
-    @torch.inference_mode()
-    def encode_images(prepared: Sequence[Tensor]) -> Tensor:
-        return F.normalize(tower(torch.stack(list(prepared)).to(device)).float(), dim=-1).cpu()
-
     return Encoder(
         name=name,
-        identity=tower_identity(tower, preprocess),
-        dim=tower.embed_dim,
-        prepare=preprocess,
-        encode_images=encode_images,
-        encode_texts=encode_texts,
+        identity=tower_identity(model.image_tower, model.preprocess),
+        dim=model.image_tower.embed_dim,
+        prepare=model.preprocess,
+        encode_images=lambda prepared: model.embed_pixels(torch.stack(list(prepared))),
+        encode_texts=model.encode_text,
     )
-
-
-def _is_proclip(name: str) -> bool:
-    from ..files import read_json
-    from ..models.open_clip_source import is_open_clip
-
-    if name == "mini-clip" or is_open_clip(name):
-        return False
-    config = checkpoint_folder(name, None, ["config.json"]) / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == "proclip"
 
 
 def check_identity(encoder: Encoder, wanted: Mapping[str, Any], wanted_name: str | None, index: Path) -> None:

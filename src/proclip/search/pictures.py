@@ -14,11 +14,11 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from ..errors import ProclipError, one_line
-from ..models.image_files import to_rgb
+from ..models.image_files import to_rgb, upright
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 HEIC = frozenset({".heic", ".heif"})
@@ -116,7 +116,7 @@ def decode(content: bytes, name: str) -> Picture:
     try:
         with PillowImage.open(BytesIO(content)) as image:
             image.load()
-            return Picture(to_rgb(_upright(image)), _taken(image))
+            return Picture(to_rgb(upright(image)), _taken(image))
     except UnidentifiedImageError:
         raise ProclipError(f"{name} is not a picture") from None
     except Exception as error:  # decoders raise whatever a broken file leads them to
@@ -142,13 +142,6 @@ def thumbnail(image: Image, side: int) -> bytes:
     small.thumbnail((side, side))
     small.save(file, format="PNG")
     return file.getvalue()
-
-
-def _upright(image: Image) -> Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing, and the pixels are there
-        return image
 
 
 def _taken(image: Image) -> str | None:

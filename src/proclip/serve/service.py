@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..models.zero_shot import build_zero_shot_classifier, prompts
+from ..models.zero_shot import build_zero_shot_classifier, probabilities, prompts
 from .batching import Batcher, Lane
 from .faults import Fault, bad
 from .inputs import Input
@@ -244,12 +244,9 @@ class Service:
         return cosines, self._probabilities(cosines)
 
     def _probabilities(self, cosines: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        scale, bias = self.encoder.logit_scale, self.encoder.logit_bias
-        if scale is None:
+        if (scale := self.encoder.logit_scale) is None:
             return None
-        logits = torch.from_numpy(cosines) * float(np.exp(scale))
-        chances = logits.softmax(dim=1) if bias is None else (logits + bias).sigmoid()
-        found: NDArray[np.float32] = chances.numpy()
+        found: NDArray[np.float32] = probabilities(torch.from_numpy(cosines), scale, self.encoder.logit_bias).numpy()
         return found
 
     async def _in_index(self, work: Callable[[], T]) -> T:

@@ -1,0 +1,119 @@
+"""One door for models of pictures and texts: what a name is, where the model lies, where and how it computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import ProclipError, one_line
+from ..files import read_json
+from .clip import KINDS, Clip, load_clip
+from .hub import hub_folder
+from .open_clip_source import holds_open_clip, is_open_clip
+from .proclip import ProCLIP
+
+SENTENCE_TRANSFORMERS_PREFIX = "st:"
+CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]
+"""What tells a model's kind."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions in which the towers compute."""
+
+
+def load(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    revision: str | None = None,
+    embedder: str | Path | None = None,
+) -> ProCLIP | Clip:
+    """Load a model of pictures and texts: one of ours, or a CLIP of any family.
+
+    Args:
+        name: run folder; folder or hub id of a proclip model, of a CLIP or SigLIP of transformers or OpenCLIP;
+            ``open_clip:MODEL/TAG``; ``mini-clip``.
+        device: where it computes, such as ``cuda:1``; ``cuda`` where there is one, else ``cpu``, if None.
+        dtype: what the image tower and the adapter (or the text tower) compute in: ``float32``, ``float16`` or
+            ``bfloat16``; as saved, which is float32, if None. The LLM keeps that with which the adapter was trained.
+        revision: of the hub's repository.
+        embedder: of a model of ours: folder or hub id of the LLM where it lies now, if not where the model says.
+
+    Returns:
+        both kinds have `encode_image`, `encode_text`, `similarity`, `zero_shot` and `zero_shot_classifier`.
+
+    Raises:
+        ProclipError: there is no such model, it is of another kind, or the device or the dtype is not known here.
+    """
+    path, where, precision = model_folder(str(name)), _device(device), _dtype(dtype)
+    kind = model_kind(path, revision)
+    model: ProCLIP | Clip
+    if kind == "proclip":
+        model = ProCLIP.from_pretrained(path, revision, where, embedder)
+    elif kind == "clip" and embedder is None:
+        model = load_clip(path, revision)
+    elif kind == "clip":
+        raise ProclipError(f"{path} is a CLIP, which has no LLM: embedder goes with a proclip model")
+    else:
+        raise ProclipError(
+            f"{path} is a model of sentence-transformers: SentenceTransformer loads it (proclip eval measures it)"
+        )
+    for tower in model.towers:
+        tower.to(device=where, dtype=precision)
+    return model
+
+
+def model_folder(name: str) -> str:
+    """The model of a run folder; any other name as it is.
+
+    Raises:
+        ProclipError: the run has not finished.
+    """
+    run = Path(name)
+    if (run / "config.json").is_file():
+        return name
+    if (run / "model" / "config.json").is_file():
+        return str(run / "model")
+    if (run / "recipe.toml").is_file():
+        raise ProclipError(f"{name} is a run that has not finished: it has no model yet ({run / 'model'})")
+    return name
+
+
+def model_kind(name: str, revision: str | None = None) -> str:
+    """``proclip``, ``sentence-transformers`` or ``clip``: what reads a model, by its name or its config files."""
+    if name.startswith(SENTENCE_TRANSFORMERS_PREFIX):
+        return "sentence-transformers"
+    if name == "mini-clip" or is_open_clip(name):
+        return "clip"
+    folder = hub_folder(name, revision, CONFIG_FILES)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model_type = config.get("model_type")
+    if model_type == "proclip":
+        return "proclip"
+    ours = model_type in KINDS or holds_open_clip(folder)
+    return "sentence-transformers" if (folder / "modules.json").is_file() and not ours else "clip"
+
+
+def pick_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device(device: str | torch.device | None) -> str:
+    if device is None:
+        return pick_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ProclipError(
+            f"device {str(device)!r} is not to be had here: {one_line(error, 70)} (cpu, cuda, cuda:1 are such)"
+        ) from None
+    return str(device)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in DTYPES:
+        raise ProclipError(f"dtype {dtype!r} is not known: {', '.join(DTYPES)} are")
+    return DTYPES[str(dtype)]
