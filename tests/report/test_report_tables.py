@@ -15,13 +15,13 @@ from made_up_results import SKILLS, benchmark, model
 from rich.console import Console
 
 from proclip.errors import ProclipError
-from proclip.metrics.outcomes import Outcomes, mean_interval, paired_mean_difference
+from proclip.metrics.outcomes import Outcomes, PairedDifference, mean_interval, paired_mean_difference
 from proclip.report import ablation_table, make_tables, print_tables, write_report
 from proclip.report.columns import MINI, PAPER, Column, per_cent, summary_columns, table_specs
 from proclip.report.compared import Compared
 from proclip.report.tables import Cell, Table
 from proclip.report.text_tables import CSV_FIELDS, csv_text, escape_latex, latex, markdown
-from proclip.results import BenchmarkResult, Figure, ModelResults, compare
+from proclip.results import BenchmarkResult, Comparison, Figure, ModelResults, compare
 
 
 def of_hits(name: str, hits: dict[str, list[int]], *, checksum: str = "same", outcomes: bool = True) -> ModelResults:
@@ -331,3 +331,18 @@ def test_reports_by_their_ending(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text(encoding="utf-8")
     with pytest.raises(ProclipError, match=r"ends in \.html, \.md, \.tex, \.csv"):
         write_report(results, tmp_path / "t.docx")
+
+
+@pytest.mark.parametrize(
+    ("key", "low", "high", "wanted"),
+    [
+        ("flickr30k/i2t_r@1", 0.01, 0.05, "better"),
+        ("flickr30k/i2t_r@1", -0.05, -0.01, "worse"),
+        ("flickr30k/i2t_r@1", -0.01, 0.01, ""),
+        ("flickr30k/i2t_median_rank", -9.0, -2.0, "better"),
+        ("flickr30k/i2t_median_rank", 2.0, 9.0, "worse"),
+    ],
+)
+def test_a_lower_rank_is_better(key: str, low: float, high: float, wanted: str) -> None:
+    paired = PairedDifference((low + high) / 2, low, high, 0.0)
+    assert Comparison(key=key, first=0.0, second=0.0, paired=paired).first_is == wanted

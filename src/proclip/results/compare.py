@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import ProclipError
 from ..metrics.outcomes import RESAMPLES, PairedDifference, check_paired, difference_of, resampled_together
@@ -23,6 +23,14 @@ class Comparison:
     """The second's."""
     paired: PairedDifference
     """First minus second, over the same items."""
+
+    @property
+    def first_is(self) -> Literal["better", "worse", ""]:
+        """Whether the interval leaves 0 out, and which way; of a rank, lower is better."""
+        if not self.paired.significant:
+            return ""
+        lower = self.key.endswith("median_rank")
+        return "better" if (self.paired.high < 0) == lower else "worse"
 
 
 class Comparisons(NamedTuple):

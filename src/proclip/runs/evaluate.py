@@ -30,6 +30,7 @@ from ..files import write_atomically, write_json
 from ..models.loading import pick_device
 from ..results import ModelResults, compare, load_results
 from ..results.gallery import gallery_path, joined_galleries
+from .console import print_whole
 from .recipes import environment
 
 MINI = Path("runs/mini")
@@ -349,8 +350,8 @@ def compare_command(first: Path, second: Path, out: Path | None = None) -> None:
         table.add_row(
             row.key, f"{row.first:.3f}", f"{row.second:.3f}", change, f"{row.paired.p_value:.3f}", style=style
         )
-    console = Console(width=max(100, Console().width))  # keys and numbers are not to be broken
-    console.print(table)
+    console = Console()
+    print_whole(table)
     console.print(f"bold: the interval leaves 0 out; {len(shown)} of {len(found.rows)} figures, --out FILE has all")
     for key, reason in found.left_out.items():
         console.print(f"left out: {key}: {reason}", highlight=False, soft_wrap=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from .. import distributed
@@ -16,10 +15,12 @@ from ..files import write_atomically, write_json
 from ..models.proclip import ProCLIP
 from ..results import Comparison, ModelResults, compare
 from ..train.loop import Hook
+from .console import print_whole
 from .evaluate import evaluate_model, load_benchmarks
 from .recipes import environment
 
 FOLDER = "evaluation"
+STYLES = {"better": "green", "worse": "red", "": "dim"}
 
 
 class StageEvaluation:
@@ -93,10 +94,9 @@ def write_forgetting(rows: Sequence[Comparison], model: ModelResults, original: 
 
 def print_forgetting(rows: Sequence[Comparison], title: str) -> None:
     """Print the comparison; what is surely gained is green, what is surely forgotten red."""
-    table = Table("figure", "original", "now", "change", "95 % interval", title=title)
+    table = Table("figure", "original", "now", "change", "95 % interval", "", title=title)
     for row in rows:
-        low, high = row.paired.low, row.paired.high
-        style = "green" if low > 0 else "red" if high < 0 else "dim"
         cells = [f"{row.second:.3f}", f"{row.first:.3f}", f"{row.paired.difference:+.3f}"]
-        table.add_row(row.key, *cells, f"{low:+.3f} to {high:+.3f}", style=style)
-    Console().print(table)
+        interval = f"{row.paired.low:+.3f} to {row.paired.high:+.3f}"
+        table.add_row(row.key, *cells, interval, row.first_is, style=STYLES[row.first_is])
+    print_whole(table)
