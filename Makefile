@@ -43,7 +43,7 @@ format: install ## ruff format and fixes
 clean: ## everything that can be made again
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-ablate: install ## the paper's tables, five seeds (half an hour on two cores); results into benchmarks/results
+ablate: install ## the paper's tables, five seeds (two hours on two cores, half an hour with bfloat16); results into benchmarks/results
 	$(BIN)/proclip ablate
 	cp runs/ablate/ablation.json benchmarks/results/mini_ablation.json
 	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
