@@ -201,6 +201,18 @@ def test_bad_extends(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+def test_a_recipe_extends_one_that_ships(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    for name in ("paper/proclip_vit-l-14_30m", "paper/proclip_vit-l-14_30m.toml"):
+        path.write_text(f'extends = "{name}"\nname = "mine"\n[tune]\nbatch_size = 128\n')
+        recipe = load_recipe(path)
+        assert (recipe.name, recipe.data.store) == ("mine", "data/cc30m-embeddings")
+        assert recipe.tune is not None and recipe.tune.batch_size == 128
+    path.write_text('extends = "paper/none"\n')
+    with pytest.raises(ProclipError, match="no recipe at .*paper/none"):
+        load_recipe(path)
+
+
 def test_none_leaves_out_what_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text('name = "x"\n[distill]\n[tune.optim]\ngrad_clip = 1.0\n')
     (tmp_path / "recipe.toml").write_text('extends = "base.toml"\ndistill = "none"\n')

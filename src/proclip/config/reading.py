@@ -25,6 +25,8 @@ from .ranges import require
 from .schema import Recipe
 
 T = TypeVar("T")
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
+"""Recipes inside the package."""
 GONE = {"tune.lock_image": "tune.image.mode = 'locked' where it was true"} | {
     f"{stage}.optim.lr_by_group": f"[[{stage}.optim.rules]] with match = '^GROUP' and lr"
     for stage in ("distill", "tune", "pretrain")
@@ -168,11 +170,17 @@ def _extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     names = values.pop("extends", [])
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ProclipError(f"{path}: extends must be the path of a recipe beside it, or a list of them, not {names!r}")
+        raise ProclipError(f"{path}: extends must be the path of a recipe beside it, the name of one that ships, or a list of them, not {names!r}")
     merged: dict[str, Any] = {}
     for name in names:
-        merged = _overlay(merged, _extended(path.parent / name, (*below, path.resolve())))
+        merged = _overlay(merged, _extended(_base(path, name), (*below, path.resolve())))
     return _overlay(merged, values)
+
+
+def _base(path: Path, name: str) -> Path:
+    """The recipe that one extends: a file beside it, else one that ships, such as ``paper/proclip_vit-l-14_30m``."""
+    beside, shipped = path.parent / name, SHIPPED / f"{name.removesuffix('.toml')}.toml"
+    return shipped if shipped.is_file() and not beside.exists() else beside
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:

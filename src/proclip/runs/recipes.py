@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..config import Recipe, config_hash, dump, load_recipe, to_dict
+from ..config.reading import SHIPPED
 from ..errors import ProclipError
 from ..files import read_json, write_atomically, write_json
 
@@ -27,8 +27,7 @@ RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transforme
 
 def shipped_recipes() -> dict[str, Path]:
     """Recipes inside the package, by name, such as ``mini/proclip``."""
-    root = Path(str(files("proclip") / "recipes"))
-    return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.rglob("*.toml"))}
+    return {str(p.relative_to(SHIPPED).with_suffix("")): p for p in sorted(SHIPPED.rglob("*.toml"))}
 
 
 def find_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
