@@ -209,7 +209,7 @@ def test_a_recipe_extends_one_that_ships(tmp_path: Path) -> None:
         assert (recipe.name, recipe.data.store) == ("mine", "data/cc30m-embeddings")
         assert recipe.tune is not None and recipe.tune.batch_size == 128
     path.write_text('extends = "paper/none"\n')
-    with pytest.raises(ProclipError, match="no recipe at .*paper/none"):
+    with pytest.raises(ProclipError, match=r"no recipe at .*paper/none"):
         load_recipe(path)
 
 

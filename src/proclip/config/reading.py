@@ -170,7 +170,10 @@ def _extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     names = values.pop("extends", [])
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ProclipError(f"{path}: extends must be the path of a recipe beside it, the name of one that ships, or a list of them, not {names!r}")
+        raise ProclipError(
+            f"{path}: extends must be the path of a recipe beside it, the name of one that ships, or a list of them, "
+            f"not {names!r}"
+        )
     merged: dict[str, Any] = {}
     for name in names:
         merged = _overlay(merged, _extended(_base(path, name), (*below, path.resolve())))
