@@ -17,6 +17,8 @@ from proclip.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results"
+COMMANDS = {"store_quality": "store.py --quality"}
+"""Where it is not the place's name."""
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -35,7 +37,7 @@ def of_benchmark(name: str, results: Path) -> str:
     path = results / f"{name}.json"
     result = read_json(path) if path.is_file() else {}
     if not result.get("figures"):
-        return f"Not measured yet: `python benchmarks/{name}.py`.\n"
+        return f"Not measured yet: `python benchmarks/{COMMANDS.get(name, f'{name}.py')}`.\n"
     lines = ["| | median | range | aim | limit | share of it |", "|---|---:|---:|---|---|---:|"]
     lines += [row(figure) for figure in result["figures"]]
     machine = result["machine"]

@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ BATCH = 4096
 TASKS = ("zero_shot/openmoji", "zero_shot/twemoji", "retrieval_short", "retrieval_long", "multilingual/de",
          "multilingual/ja", "pairs", "hard_negatives")  # fmt: skip
 LAYERS = (9, -1)
+SHOWN = ("zero-shot", "I2T R@1", "T2I R@1")
+"""Columns of the quality that are figures; the result file has all."""
 
 
 class Numbered(Sequence[tuple[str, str]]):
@@ -163,7 +165,7 @@ def growth(folder: Path, count: int, repeats: int) -> dict[str, Any]:
 def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The development figures of mini/stage1 from each store."""
     rows = []
-    for layer in LAYERS:
+    for layer in options.layers:
         base = options.runs / f"layer{layer}"
         common = [f"embedder.layer={layer}", f"data.dataset={options.data}", "data.store_dtype=float32"]
         whole = find_recipe("mini/stage1", [*common, f"data.store={base / 'float32'}"])
@@ -191,6 +193,11 @@ def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def points(per_seed: Sequence[Mapping[str, float]], column: str) -> list[float]:
+    """A column of the tables over runs, of each seed."""
+    return [cell([figures], COLUMNS[column])[0] for figures in per_seed]
+
+
 def converted(base: Path, dtype: Any, clip: str) -> None:
     """The float32 stores with the LLM's vectors in another format."""
     source, target = base / "float32", base / dtype
@@ -209,6 +216,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", action="store_true", help="train stage 1 from each format instead")
     parser.add_argument("--data", default="runs/mini", help="the mini world (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/store_quality"), help="stores and runs")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="of the LLM (default: 9 -1)")
     parser.add_argument("--seeds", type=int, default=3)
 
 
@@ -218,7 +226,14 @@ def main() -> None:
     if options.quality:
         if options.out is not None and options.out.name == "store.json":
             options.out = options.out.with_name("store_quality.json")
-        write(options, __doc__, [], {"seeds": options.seeds, "split": "dev", "rows": quality(options)})
+        rows = quality(options)
+        figures = [
+            figure(f"layer {row['layer']}, {row['dtype']}: {name}", points(row["figures"], name), "points")
+            for row in rows
+            for name in SHOWN
+            if "figures" in row
+        ]
+        write(options, __doc__, figures, {"seeds": options.seeds, "split": "dev", "rows": rows})
         return
     with tempfile.TemporaryDirectory() as name:
         folder, figures, details = Path(name), [], {}
