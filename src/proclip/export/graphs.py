@@ -32,6 +32,9 @@ class Graph(nn.Module):
     """Open axes of each input, by the input's name, in the order of `forward`'s arguments."""
     output: ClassVar[str]
     """Name of the output."""
+    blockwise: ClassVar[bool] = False
+    """Whether int8 has scales for blocks: an LLM's states hold a few numbers a thousand times as large as the others,
+    and one scale for all of them leaves nothing of the others (docs/export.md has figures)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class DecoderGraph(Graph):
     """Tokens and masks [b, t] to pooled states [b, h] of a decoder: backends ``causal-lm`` and ``llm2vec``."""
 
     axes: ClassVar = {name: {0: BATCH, 1: TOKENS} for name in TOKEN_INPUTS}
-    output = "llm_embeds"
+    output, blockwise = "llm_embeds", True
 
     def __init__(self, embedder: CausalLMEmbedder) -> None:
         super().__init__()
@@ -119,7 +122,7 @@ class SentenceTransformersGraph(Graph):
     """Tokens and mask [b, t] to the vectors [b, h] of an embedding model, its own pooling and normalisation inside."""
 
     axes: ClassVar = {name: {0: BATCH, 1: TOKENS} for name in TOKEN_INPUTS[:2]}
-    output = "llm_embeds"
+    output, blockwise = "llm_embeds", True
 
     def __init__(self, embedder: SentenceTransformersEmbedder) -> None:
         super().__init__()
@@ -152,18 +155,24 @@ def traced(graph: Graph, what: str) -> ExportedProgram:
         with quiet():
             return torch.export.export(graph.eval(), graph.example(), dynamic_shapes=shapes)
     except Exception as error:  # whatever a model's code may do that cannot be traced
-        raise ProclipError(f"{what} does not export: torch.export cannot follow it: {one_line(error)}") from None
+        raise ProclipError(f"{what} does not export: torch.export cannot follow it: {cause_of(error)}") from None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without warnings of the exporter's own code, and without its notes on packages that are not needed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
+
+
+def cause_of(error: BaseException) -> str:
+    """What an exporter's error comes from, in one line: the error at the bottom says it, those above it advise."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""``proclip export torch``: the image tower as a ``torch.export`` program (.pt2) for any batch, read back and checked."""
+"""``proclip export torch``: the image tower as a program of ``torch.export`` (.pt2), read back and checked."""
 
 from __future__ import annotations
 

@@ -102,6 +102,10 @@ class EmbedderPart:
 class Manifest:
     """An exported model. ``image_embeds`` and ``text_embeds`` are L2-normalised in the graphs."""
 
+    format: Literal["proclip-onnx"] = "proclip-onnx"
+    """What this file is."""
+    format_version: int = FORMAT_VERSION
+    """Of this file's fields."""
     embed_dim: int
     """Width of the shared space."""
     llm_dim: int
@@ -124,10 +128,6 @@ class Manifest:
     """By part, against torch in float32 on a few inputs: ``largest_difference`` of an entry, ``least_cosine``."""
     made_from: Mapping[str, Any] = field(default_factory=dict)
     """The model: name, CLIP, embedder with its identity, provenance, versions."""
-    format: Literal["proclip-onnx"] = "proclip-onnx"
-    """What this file is."""
-    format_version: int = FORMAT_VERSION
-    """Of this file's fields."""
 
 
 def read_manifest(folder: Path) -> Manifest:
