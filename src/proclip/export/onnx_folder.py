@@ -123,7 +123,10 @@ class _Export:
             self.wanted["image"] = graph(pixels).numpy()
         part = ImagePart(preprocess=self.model.preprocess.to_config())
         name = f"the image tower (family {self.model.image_tower.family!r})"
-        write_graph(graph, self.folder / part.file, self.precision, name)
+        try:
+            write_graph(graph, self.folder / part.file, self.precision, name)
+        except ProclipError as error:
+            raise ProclipError(f"{error}; the rest does with --parts adapter,embedder") from None
         self.manifest = replace(self.manifest, image=part)
 
     def adapter(self) -> None:
