@@ -15,11 +15,11 @@ from proclip.models.proclip import ProCLIP
 
 @pytest.fixture(autouse=True, scope="package")
 def no_trace_log() -> Iterator[None]:
-    """pytest's log handlers would make torch write down every step of its traces, which takes most of the time."""
+    """pytest's handlers at a logger that does not propagate would make torch write down every step of its traces."""
     log = logging.getLogger("torch.__trace")
-    kept, log.handlers = log.handlers, []
+    kept, log.handlers, log.propagate = log.handlers, [], True
     yield
-    log.handlers = kept
+    log.handlers, log.propagate = kept, False
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,7 @@ def test_open_clip(kind: str, tmp_path: Path, torchvision_operators: None) -> No
     check_tower(load_clip(str(save_tiny_open_clip(kind, tmp_path / "clip"))), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_naflex_is_no_onnx_but_a_program(tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
     model = model_of(load_clip(str(tiny_siglip.write_siglip2_naflex(tmp_path / "clip"))))

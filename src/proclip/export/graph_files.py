@@ -65,7 +65,8 @@ def _quantize_in_blocks(source: Path, path: Path, external: bool) -> None:
 
 
 def _is_large(graph: Graph) -> bool:
-    return sum(t.numel() * t.element_size() for t in graph.state_dict().values()) > LARGEST_FILE
+    size: int = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+    return size > LARGEST_FILE
 
 
 def _write(graph: Graph, path: Path, what: str) -> None:

@@ -97,8 +97,9 @@ class Adapter(nn.Module):
         """
         plain = copy.deepcopy(self).eval()
         blocks = [block for block in plain.blocks if isinstance(block, ResidualBlock)]
-        for holder, linear in [*((block, block.expand) for block in blocks), (plain, plain.project)]:
-            norm: nn.LayerNorm = holder.norm
+        pairs: list[tuple[ResidualBlock | Adapter, nn.Linear]] = [(block, block.expand) for block in blocks]
+        for holder, linear in [*pairs, (plain, plain.project)]:
+            norm = holder.norm
             weight, bias = linear.weight.double(), linear.bias.double()
             linear.bias.copy_(weight @ norm.bias.double() + bias)
             linear.weight.copy_(weight * norm.weight.double())

@@ -127,7 +127,8 @@ class OnnxModel:
             ProclipError: a path is missing or is not an image, or there is no image tower.
         """
         if isinstance(images, (str, Path, Image.Image)):
-            return self.encode_image([images])[0]
+            alone: Vectors = self.encode_image([images])[0]
+            return alone
         session = self._image
         found = np.empty((len(images), self.manifest.embed_dim), dtype=np.float32)
         for start in range(0, len(images), batch_size):
@@ -151,7 +152,8 @@ class OnnxModel:
             ProclipError: a text is empty, or the LLM was not exported.
         """
         if isinstance(texts, str):
-            return self.encode_text([texts])[0]
+            alone: Vectors = self.encode_text([texts])[0]
+            return alone
         return self.project_text(self.embed_text(texts))
 
     def embed_text(self, texts: Sequence[str], classes: bool = False) -> Vectors:
@@ -184,7 +186,9 @@ class OnnxModel:
         cosines: Vectors = image_embeds @ text_embeds.T
         return cosines
 
-    def zero_shot_classifier(self, classnames: Sequence[str], templates: Sequence[str] = ("a photo of {}",)) -> Vectors:
+    def zero_shot_classifier(
+        self, classnames: Sequence[str], templates: str | Sequence[str] = ("a photo of {}",)
+    ) -> Vectors:
         """One column a class: the mean of its prompts' text embeds, with the embedder's prompt for class names.
 
         Args:
@@ -197,16 +201,18 @@ class OnnxModel:
         Raises:
             ProclipError: no class, or a template without ``{}``.
         """
+        templates = [templates] if isinstance(templates, str) else templates
         texts = prompts(classnames, templates)
         embeds = self.project_text(self.embed_text(texts, classes=True))
         means = embeds.reshape(len(classnames), len(templates), -1).mean(axis=1)
-        return (means / np.linalg.norm(means, axis=1, keepdims=True)).T.astype(np.float32)
+        columns: Vectors = (means / np.linalg.norm(means, axis=1, keepdims=True)).T.astype(np.float32)
+        return columns
 
     def zero_shot(
         self,
         images: Picture | Sequence[Picture],
         labels: Sequence[str],
-        templates: Sequence[str] = ("a photo of {}",),
+        templates: str | Sequence[str] = ("a photo of {}",),
     ) -> Vectors:
         """How likely each label is for each picture, [n, c]; [c] for a single picture.
 
@@ -215,10 +221,13 @@ class OnnxModel:
         """
         cosines = self.encode_image(images) @ self.zero_shot_classifier(labels, templates)
         logits = np.exp(np.float32(self.manifest.logit_scale)) * cosines
+        likely: Vectors
         if self.manifest.logit_bias is not None:
-            return (1 / (1 + np.exp(-(logits + self.manifest.logit_bias)))).astype(np.float32)
+            likely = (1 / (1 + np.exp(-(logits + self.manifest.logit_bias)))).astype(np.float32)
+            return likely
         shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
+        likely = (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
+        return likely
 
 
 def _run(session: InferenceSession, inputs: dict[str, npt.NDArray[Any]]) -> Vectors:
