@@ -90,7 +90,7 @@ def in_float32(path: Path) -> ProCLIP:
     model = ProCLIP.from_pretrained(path)
     assert model.embedder_config is not None
     embedder = load_embedder(dataclasses.replace(model.embedder_config, dtype="float32"))
-    return ProCLIP(model.image_tower, model.adapter, float(model.logit_scale), model.preprocess, embedder)
+    return ProCLIP(model.image_tower, model.adapter, float(model.logit_scale.detach()), model.preprocess, embedder)
 
 
 def random_model() -> ProCLIP:
