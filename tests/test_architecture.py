@@ -15,8 +15,9 @@ SOURCE = Path(proclip.__file__).parent
 LAYERS: dict[str, int] = {
     "errors": -2, "files": -1, "config": 0, "losses": 0, "metrics": 0, "distributed": 0, "seeding": 0,
     "models": 1, "results": 1,
-    "data": 2,
+    "data": 2, "onnx": 2,
     "train": 3, "evaluate": 3, "embed": 3, "mini": 3, "report": 3, "convert": 3, "search": 3, "serve": 3,
+    "export": 3,
     "integrations": 3,
     "runs": 4, "cli": 5,
 }  # fmt: skip
@@ -173,6 +174,7 @@ def test_command_line() -> None:
             "--api-key-file",
             "--set",
         ],
+        "export": ["-h", "--help", "format"],
         "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }
 

@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_index_and_search(verbs)
     _add_serve(verbs)
+    _add_export(verbs)
 
     report = verbs.add_parser("report", help="result files as a page, as tables, as figures")
     report.add_argument("results", type=Path, nargs="+", help="files of proclip eval, or CLIP_benchmark's JSON or CSV")
@@ -129,6 +130,21 @@ def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
                        "environment's PROCLIP_API_KEY, if set)")  # fmt: skip
     serve.add_argument("--set", action="append", default=[], metavar="LIMIT=VALUE", dest="settings",
                        help="change a limit, as in pixels=80000000 (repeatable; docs/serve.md lists them)")  # fmt: skip
+
+
+def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = verbs.add_parser("export", help="a model for ONNX Runtime, or its image tower for torch.export.load")
+    formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    onnx = formats.add_parser("onnx", help="image tower, adapter and LLM as graphs; proclip.onnx.load opens them")
+    torch = formats.add_parser("torch", help="the image tower as a program of torch.export (.pt2)")
+    for parser in (onnx, torch):
+        parser.add_argument("model", help="folder or hub id of a proclip model, or a run folder")
+    onnx.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="new folder")
+    torch.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".pt2 file")
+    onnx.add_argument("--parts", metavar="A,B", help="of image, adapter, embedder (default: all; an LLM that does not "
+                      "export is left out)")  # fmt: skip
+    onnx.add_argument("--precision", choices=("float32", "float16", "int8"), default="float32",
+                      help="of weights and arithmetic (default: %(default)s)")  # fmt: skip
 
 
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -209,6 +225,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "data": ("data", "data_command"),
+    "export": ("export", "export_command"),
     "index": ("index", "index_command"),
     "interpolate": ("interpolate", "interpolate_command"),
     "search": ("search", "search_command"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -30,6 +31,21 @@ def test_adapter_is_the_papers_formula() -> None:
         F.layer_norm(h, (6,), adapter.norm.weight, adapter.norm.bias) @ adapter.project.weight.T + adapter.project.bias
     )
     torch.testing.assert_close(adapter(x), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("input_norm", ["l2", "none", "standardize"])
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_folded_is_the_same_function(input_norm: Literal["l2", "none", "standardize"], blocks: int) -> None:
+    torch.manual_seed(1)
+    adapter = Adapter(7, 3, AdapterConfig(num_blocks=blocks, dropout=0.3, input_norm=input_norm)).double()
+    adapter.fit_input_norm(5 + 2 * torch.randn(20, 7, dtype=torch.float64))
+    for parameter in adapter.parameters():
+        parameter.data += torch.randn_like(parameter)
+    before = copy.deepcopy(adapter.state_dict())
+    folded, x = adapter.folded(), torch.randn(9, 7, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), adapter.eval()(x), rtol=0, atol=1e-10)
+    assert not [name for name, _ in folded.named_parameters() if "norm" in name]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.state_dict().items())
 
 
 def test_papers_preset_has_llm2clips_parameter_count() -> None:

@@ -45,6 +45,8 @@ def _nearest(key: str, valid: Sequence[str]) -> str:
 def _convert(value: Any, annotation: Any, where: str) -> Any:
     """`value` as TOML or JSON gave it, as the type that a field declares."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         wanted = _member(value, [a for a in args if a is not type(None)])
         if type(None) in args and (value is None or (value == NOTHING and wanted is not str)):

@@ -8,7 +8,8 @@ from typing import final
 
 import torch
 
-from ..models.embedder import Encoded, TextEmbedder, check_texts, check_vectors
+from ..models.embedder import Encoded, TextEmbedder, check_vectors
+from ..models.token_rows import check_texts
 from .shared_store import SharedStore
 from .store import text_key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -87,11 +88,36 @@ class Adapter(nn.Module):
             raise ProclipError(
                 f"the adapter takes LLM embeddings of width {self.llm_dim}, these have width {llm_embeds.shape[-1]}"
             )
+        return self.features_of(self.normalized_input(llm_embeds))
+
+    def normalized_input(self, llm_embeds: Tensor) -> Tensor:
+        """LLM embeddings after the input norm, [b, h]."""
         if self.config.input_norm == "l2":
-            x = F.normalize(llm_embeds, dim=-1)
-        elif self.config.input_norm == "none":
-            x = llm_embeds
-        else:
-            x = (llm_embeds - self.input_mean) / self.input_std
+            return F.normalize(llm_embeds, dim=-1)
+        return llm_embeds if self.config.input_norm == "none" else (llm_embeds - self.input_mean) / self.input_std
+
+    def features_of(self, x: Tensor) -> Tensor:
+        """What the input norm gave, [b, h], to text features, [b, d]."""
         features: Tensor = self.project(self.norm(self.blocks(x.to(self.project.weight.dtype))))
         return features
+
+    @torch.no_grad()
+    def folded(self) -> Adapter:
+        """The same function with fewer weights, for inference: a copy without dropout, its LayerNorms without gain.
+
+        A LayerNorm's gain and bias go into the Linear that reads it: ``W (g * n + c) + b = (W diag g) n + (W c + b)``.
+        That is exact, but for rounding. The input norm stays: a LayerNorm, which is not linear, stands between it and
+        the first Linear, and the blocks' residual sum needs its output itself.
+        """
+        plain = copy.deepcopy(self).eval()
+        blocks = [block for block in plain.blocks if isinstance(block, ResidualBlock)]
+        pairs: list[tuple[ResidualBlock | Adapter, nn.Linear]] = [(block, block.expand) for block in blocks]
+        for holder, linear in [*pairs, (plain, plain.project)]:
+            norm = holder.norm
+            weight, bias = linear.weight.double(), linear.bias.double()
+            linear.bias.copy_(weight @ norm.bias.double() + bias)
+            linear.weight.copy_(weight * norm.weight.double())
+            holder.norm = nn.LayerNorm(self.llm_dim, norm.eps, elementwise_affine=False)
+        for block in blocks:
+            block.dropout = nn.Dropout(0.0)
+        return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..config import EmbedderConfig
-from .embedder import Encoded, check_texts
+from .embedder import Encoded
 from .embedder_source import settings_of
 from .self_check import Settings, self_check
+from .token_rows import batches, check_texts
 
 Row = TypeVar("Row")
 
@@ -120,18 +121,6 @@ def _in_batches(
 ) -> Tensor:
     """Run `forward` on places of texts of like length; its rows, [n, dim] float32 on the CPU, in the first order."""
     embeds = torch.empty(len(lengths), dim)
-    for rows in _batches(lengths, batch_tokens):
+    for rows in batches(lengths, batch_tokens):
         embeds[rows] = forward(rows).float().cpu()
     return embeds
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of texts, longest first (what does not fit in memory fails at once); a batch has one text or more."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ..config import EmbedderConfig
 from ..errors import ProclipError
 from .batched_embedder import BatchedEmbedder, Prepared
+from .chat_rows import chat_rows
 from .embedder_source import EmbedderSource
 from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
-from .llm2vec import attend_both_ways, chat_rows, check_frame
+from .llm2vec import attend_both_ways, check_frame
 from .pooling import last_token_pool, mean_pool
 from .self_check import Settings
-from .token_rows import TokenRow, plain_rows
+from .token_rows import TokenRow, pad_rows, plain_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,33 +127,27 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         pooling = f"embedder.pooling ({config.pooling}), embedder.layer ({config.layer})"
         return Settings(pooling, f"embedder.padding_side ({self.padding_side})")
 
-    def _pad(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, [b, t] int64. The mask hides padding, so any token can stand there."""
-        longest = max(len(row.ids) for row in rows)
-        # eos where there is no pad token, and 0 where there is neither
-        fill = next((t for t in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if t is not None), 0)
-        input_ids = torch.full((len(rows), longest), fill)
-        mask = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for place, (ids, _) in enumerate(rows):
-            span = slice(longest - len(ids), None) if self.padding_side == "left" else slice(0, len(ids))
-            input_ids[place, span], mask[place, span] = torch.tensor(ids), 1
-        return input_ids, mask
+    @property
+    def fill(self) -> int:
+        """The token at padding, which masks hide: that of the tokenizer, else its end, and 0 where it has neither."""
+        return next((t for t in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if t is not None), 0)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[TokenRow]) -> Tensor:
         """One batch, padded, to vectors, [b, h]."""
-        input_ids, mask = (tensor.to(self.device) for tensor in self._pad(rows))
+        arrays = pad_rows(rows, self.fill, self.padding_side)
+        return self.vectors(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
+        """Token ids and masks as `pad_rows` gives them, [b, t] int64, to vectors, [b, h]."""
         positions = {}
         if self.padding_side == "left" and self._takes_positions:
             # A text's first token has position 0 however much padding stands before it.
-            positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=mask, **positions).last_hidden_state
+            positions["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **positions).last_hidden_state
         if self.config.layer >= 0:
             hidden = self._states.pop()
-        mask = mask.to(hidden.device)
-        from_last = mask.flip(1).cumsum(1).flip(1)  # 1 at a text's last token, 2 before it
-        counts = torch.tensor([row.pooled for row in rows], device=hidden.device)
-        return POOLING[self.config.pooling](hidden, mask * (from_last <= counts[:, None]))
+        return POOLING[self.config.pooling](hidden, pooling_mask.to(hidden.device))
 
 
 def _stop_after(model: PreTrainedModel, layer: int, keep: Callable[[Tensor], None]) -> None:

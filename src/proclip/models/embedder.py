@@ -59,17 +59,6 @@ def identity_difference(want: Mapping[str, Any], have: Mapping[str, Any]) -> str
     return "; ".join(f"{key}: want {plain_want.get(key)!r}, have {plain_have.get(key)!r}" for key in fields)
 
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse texts that have nothing to embed.
-
-    Raises:
-        ProclipError: a text is empty or white space; the message gives its place.
-    """
-    for place, text in enumerate(texts):
-        if not text.strip():
-            raise ProclipError(f"text {place} of {len(texts)} is empty: leave it out, or give it words")
-
-
 def check_vectors(vectors: Tensor, inputs: Sequence[str]) -> None:
     """Refuse what an encoder gave if it cannot be right.
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ..errors import ProclipError, one_line
-from .embedder import check_texts
 from .image_files import read_image, size_fault, to_rgb, upright
+from .token_rows import check_texts
 
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 """One picture: a Pillow image, the path of a file, or an array [h, w, 3]."""
@@ -72,8 +71,7 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
     """
     if isinstance(images, (str, Path, Image.Image)):
         return [images], True
-    if isinstance(images, (np.ndarray, Tensor)):
-        array: Any = images
+    if isinstance(array := _as_array(images), np.ndarray):
         return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
         raise ProclipError(f"images: a path, a Pillow image, an array or a list of them is wanted, not {_kind(images)}")
@@ -94,8 +92,8 @@ def open_picture(picture: Any, name: str) -> Image.Image:
         raise ProclipError(f"{name}: {picture[:40]!r} is an address, which is not fetched: open the image and pass it")
     if isinstance(picture, (str, Path)):
         return upright(read_image(picture))
-    if isinstance(picture, (np.ndarray, Tensor)):
-        picture = _from_array(picture.cpu().numpy() if isinstance(picture, Tensor) else picture, name)
+    if isinstance(array := _as_array(picture), np.ndarray):
+        picture = _from_array(array, name)
     if not isinstance(picture, Image.Image):
         raise ProclipError(f"{name} is not a path, a Pillow image or an array, but {_kind(picture)}")
     if fault := size_fault(picture.size):
@@ -105,6 +103,11 @@ def open_picture(picture: Any, name: str) -> Image.Image:
         return to_rgb(upright(picture))
     except Exception as error:  # Pillow decodes late, and its decoders raise whatever a broken file leads them to
         raise ProclipError(f"{name} cannot be read: {one_line(error)}") from None
+
+
+def _as_array(value: Any) -> Any:
+    """A tensor as an array, without importing torch; anything else as it is."""
+    return value.cpu().numpy() if hasattr(value, "cpu") and hasattr(value, "numpy") else value
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import ProclipError, one_line
 from .clip import Clip
-from .embedder import check_texts
 from .open_clip_source import OpenClipSource, find_open_clip, import_open_clip
 from .preprocess import ImagePreprocess
+from .token_rows import check_texts
 from .towers import ImageTower, TextTower, Tokens
 
 RESIZE_MODES = {"shortest": "crop", "squash": "squash"}

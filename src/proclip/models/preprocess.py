@@ -1,4 +1,4 @@
-"""Images to pixel values as the checkpoint wants them. Pillow only: torchvision is never needed."""
+"""Images to pixel values as the checkpoint wants them. Pillow and numpy; torch only where a tensor is asked for."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import read_json
 from .image_files import to_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +125,23 @@ class ImagePreprocess:
         return image.resize((self.size, self.size), Image.Resampling(self.resample), box=box)
 
     def normalize(self, image: Image.Image) -> Tensor:
+        """An RGB image of the right size to what the tower takes, as a tensor that shares the array's memory."""
+        import torch
+
+        return torch.from_numpy(self.array(image))
+
+    def array(self, image: Image.Image) -> Pixels:
         """An RGB image of the right size to what the tower takes: channels first, less mean, over deviation."""
         return self._channels_first(image)
 
-    def _channels_first(self, image: Image.Image) -> Tensor:
+    def _channels_first(self, image: Image.Image) -> Pixels:
         # In the tower's order while they are bytes: what follows runs over memory as it lies, and so does stacking.
-        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().float().div_(255)
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return pixels.sub_(mean).div_(std)
+        pixels = np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)).astype(np.float32)
+        mean, std = (np.array(values, dtype=np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        pixels /= 255
+        pixels -= mean
+        pixels /= std
+        return pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,13 +218,13 @@ class NaflexPreprocess(ImagePreprocess):
         high, wide = self.grid(box[2] - box[0], box[3] - box[1])
         return image.resize((wide * self.patch_size, high * self.patch_size), Image.Resampling(self.resample), box=box)
 
-    def normalize(self, image: Image.Image) -> Tensor:
-        """An RGB image of the right size to the packed tensor, [1 + max_num_patches, 3 p^2]."""
+    def array(self, image: Image.Image) -> Pixels:
+        """An RGB image of the right size to the packed array, [1 + max_num_patches, 3 p^2]."""
         p, pixels = self.patch_size, self._channels_first(image)
         high, wide = pixels.shape[1] // p, pixels.shape[2] // p
-        patches = pixels.view(3, high, p, wide, p).permute(1, 3, 2, 4, 0).reshape(high * wide, 3 * p * p)
-        packed = torch.zeros(1 + self.max_num_patches, 3 * p * p)
-        packed[0, 0], packed[0, 1] = high, wide
+        patches = pixels.reshape(3, high, p, wide, p).transpose(1, 3, 2, 4, 0).reshape(high * wide, 3 * p * p)
+        packed = np.zeros((1 + self.max_num_patches, 3 * p * p), dtype=np.float32)
+        packed[0, :2] = high, wide
         packed[1 : 1 + len(patches)] = patches
         return packed
 
@@ -225,6 +238,8 @@ def split_packed(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         patches [b, n, 3 p^2]; mask [b, n] int64, 1 at patches; grid [b, 2] int64, height and width in patches.
     """
+    import torch
+
     grid = packed[:, 0, :2].round().long()
     mask = torch.arange(packed.shape[1] - 1, device=packed.device) < grid.prod(dim=1, keepdim=True)
     return packed[:, 1:], mask.long(), grid

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from ..files import read_json
 from .clip import Clip, digest_of, find_clip
-from .embedder import check_texts
 from .preprocess import ImagePreprocess, split_packed
 from .pretrained import VisionModelTower, check_preprocess, load_pretrained
+from .token_rows import check_texts
 from .towers import TextTower, Tokens
 
 if TYPE_CHECKING:

@@ -1,16 +1,30 @@
-"""Texts to the tokens that a decoder reads, and which of them are pooled."""
+"""Texts to the tokens that a decoder reads, which of them are pooled, and padded batches of them. Without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Tokenize = Callable[..., Any]
+"""A tokenizer of transformers, or what takes the same texts and options and gives ``input_ids``."""
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse texts that have nothing to embed.
+
+    Raises:
+        ProclipError: a text is empty or white space; the message gives its place.
+    """
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise ProclipError(f"text {place} of {len(texts)} is empty: leave it out, or give it words")
 
 
 class TokenRow(NamedTuple):
@@ -32,7 +46,7 @@ class TokenRows:
     """Which texts lost their end."""
 
 
-def plain_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: EmbedderConfig) -> TokenRows:
+def plain_rows(texts: Sequence[str], tokenizer: Tokenize, config: EmbedderConfig) -> TokenRows:
     """Instruction and text with the tokenizer's own special tokens; all but the first `skip_tokens` are pooled.
 
     Raises:
@@ -53,3 +67,38 @@ def plain_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config:
     lost = {place for place, row in zip(full, uncut, strict=True) if len(row) > limit}
     rows = [TokenRow(row, len(row) - skip) for row in ids]
     return TokenRows(rows, [place in lost for place in range(len(rows))])
+
+
+def pad_rows(
+    rows: Sequence[TokenRow], fill: int, side: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows of tokens as one batch.
+
+    Args:
+        rows: b texts.
+        fill: token that stands at padding; masks hide it.
+        side: ``left`` or ``right``, where padding stands.
+
+    Returns:
+        token ids, attention mask (1 at tokens) and pooling mask (1 at tokens that go into the vector), [b, t] each.
+    """
+    longest = max(len(row.ids) for row in rows)
+    input_ids = np.full((len(rows), longest), fill, dtype=np.int64)
+    mask, pooled = np.zeros_like(input_ids), np.zeros_like(input_ids)
+    for place, (ids, count) in enumerate(rows):
+        start = longest - len(ids) if side == "left" else 0
+        end = start + len(ids)
+        input_ids[place, start:end], mask[place, start:end], pooled[place, end - count : end] = ids, 1, 1
+    return input_ids, mask, pooled
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Places of texts, longest first (what does not fit in memory fails at once); a batch has one text or more."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import ProclipError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_TEMPLATES = ("a photo of {}",)
 
 
 def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every class name in every template, class by class; ``{}`` stands for the name."""
+    """Every class name in every template, class by class; ``{}`` stands for the name.
+
+    Raises:
+        ProclipError: no class, no template, or a template without ``{}``.
+    """
+    if not classnames:
+        raise ProclipError("a zero-shot classifier needs at least one class name")
+    if not templates or not all("{}" in template for template in templates):
+        raise ProclipError(f"templates must each hold {{}} where the class name goes: {list(templates)!r}")
     return [template.replace("{}", name) for name in classnames for template in templates]
 
 
@@ -34,10 +43,8 @@ def build_zero_shot_classifier(
     Raises:
         ProclipError: no class, no template, or a template without ``{}``.
     """
-    if not classnames:
-        raise ProclipError("a zero-shot classifier needs at least one class name")
-    if not templates or not all("{}" in template for template in templates):
-        raise ProclipError(f"templates must each hold {{}} where the class name goes: {list(templates)!r}")
+    import torch.nn.functional as F
+
     embeds = encode_text(prompts(classnames, templates)).view(len(classnames), len(templates), -1)  # [c, p, d]
     return F.normalize(embeds.mean(dim=1), dim=-1).T
 
