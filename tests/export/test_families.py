@@ -122,7 +122,7 @@ LLMS: dict[str, tuple[Callable[[Path], EmbedderConfig], int]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("llm2vec", "qwen3-embedding") else pytest.param(name, marks=pytest.mark.slow) for name in LLMS],
+    [name if name == "qwen3-embedding" else pytest.param(name, marks=pytest.mark.slow) for name in LLMS],
 )
 def test_llms(name: str, tmp_path: Path, tiny_clip_path: Path) -> None:
     make, width = LLMS[name]

@@ -127,7 +127,9 @@ def test_the_manifest_describes_the_model(exported: Path, torch_model: ProCLIP) 
     assert all(figures["largest_difference"] <= 1e-4 for figures in values["parity"].values())
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float16", 0.9999), ("int8", 0.8)])
+@pytest.mark.parametrize(
+    ("precision", "least"), [pytest.param("float16", 0.9999, marks=pytest.mark.slow), ("int8", 0.8)]
+)
 def test_other_precisions(
     precision: Any, least: float, torch_model: ProCLIP, tmp_path: Path, exported: Path, tiny_world: Path
 ) -> None:

@@ -13,7 +13,7 @@ from .preprocess import ImagePreprocess, NaflexPreprocess
 from .towers import ImageTower
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 
 def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) -> Any:
@@ -49,7 +49,8 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
 class VisionModelTower(ImageTower):
     """An image tower around one of transformers' vision models; what follows it is the family's own."""
 
-    vision_model: PreTrainedModel
+    vision_model: Any
+    """A PreTrainedModel with ``encoder.layers``."""
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -65,7 +66,8 @@ class VisionModelTower(ImageTower):
     @property
     def config(self) -> dict[str, Any]:
         """What differs from transformers' defaults for such a model."""
-        return self.vision_model.config.to_diff_dict()
+        values: dict[str, Any] = self.vision_model.config.to_diff_dict()
+        return values
 
 
 def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> None:
