@@ -36,9 +36,9 @@ class Graph(nn.Module):
     """Whether int8 has scales for blocks: an LLM's states hold a few numbers a thousand times as large as the others,
     and one scale for all of them leaves nothing of the others (docs/export.md has figures)."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_tokens: int | None = None) -> None:
         super().__init__()
-        self.dtype = torch.float32
+        self.dtype, self.most_tokens = torch.float32, most_tokens  # None: the code itself has no limit
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Compute in another precision from now on."""
@@ -125,7 +125,7 @@ class SentenceTransformersGraph(Graph):
     output, blockwise = "llm_embeds", True
 
     def __init__(self, embedder: SentenceTransformersEmbedder) -> None:
-        super().__init__()
+        super().__init__(embedder.max_length)  # learned positions end there
         self.model, self.padding_side = embedder.model, embedder.padding_side
 
     def example(self) -> tuple[Tensor, ...]:
@@ -149,7 +149,7 @@ def traced(graph: Graph, what: str) -> ExportedProgram:
     Raises:
         ProclipError: ``torch.export`` cannot follow its code; the message says why.
     """
-    open_axes = {name: Dim(name) for name in (BATCH, TOKENS)}
+    open_axes = {BATCH: Dim(BATCH), TOKENS: Dim(TOKENS, max=graph.most_tokens)}
     shapes = {name: {axis: open_axes[of] for axis, of in axes.items()} for name, axes in graph.axes.items()}
     try:
         with quiet():
