@@ -18,6 +18,7 @@ from pyarrow import parquet
 from shard_files import picture, sample, write_shard, write_shards
 
 from proclip.cli import main
+from proclip.data.columns import write_table
 from proclip.data.dataset import ImageCaptions, check_captions, check_images
 from proclip.data.tar_index import index_folder
 from proclip.errors import ProclipError
@@ -183,6 +184,67 @@ def test_joining_by_key_and_what_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "such as 'elsewhere', the samples' key such as '00000/000000000'" in capsys.readouterr().err
     assert run("join", folder, table, "--on", "key", "--columns", "fr") == 2
     assert "has no column 'fr'; columns: key, de" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (",", "--columns is NEW[=OLD],..., names of columns, not ','"),
+        ("=de", "--columns is NEW[=OLD],..., names of columns, not '=de'"),
+        ("fr=", "--columns is NEW[=OLD],..., names of columns, not 'fr='"),
+        ("fr=de,", "--columns is NEW[=OLD],..., names of columns, not 'fr=de,'"),
+        ("fr=de,fr=key", "--columns names 'fr' twice"),
+        ("a/b=de", "a name of letters, digits, _, . and -, not 'a/b': give it one, NEW=OLD"),
+        (".=de", "not '.'"),
+        (" fr=de", "not ' fr'"),
+        *((f"{name}=de", f"{name!r} is no name for captions") for name in ("key", "url", "split", "splits", "image")),
+    ],
+)
+def test_names_of_joined_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: str, message: str
+) -> None:
+    folder, table = write_shards(tmp_path / "shards", samples=1), tmp_path / "t.jsonl"
+    index_folder(folder, workers=1)
+    table.write_text('{"key": "000000000", "de": "null"}\n')
+    assert run("join", folder, table, "--on", "key", "--columns", columns) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / ".proclip-index" / "joined").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("t.csv", "key,de\n", "t.csv has no rows"),
+        ("t.jsonl", "", "t.jsonl has no rows"),
+        ("t.parquet", "", "t.parquet has no rows"),
+        ("t.csv", None, "there is no file "),
+        ("t.parquet", None, "there is no file "),
+        ("t.csv", b"key,de\n1,\xff\n", "t.csv is not UTF-8"),
+    ],
+)
+def test_tables_that_cannot_be_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: str | bytes | None, message: str
+) -> None:
+    folder, table = write_shards(tmp_path / "shards", samples=1), tmp_path / file
+    index_folder(folder, workers=1)
+    if content == "" and table.suffix == ".parquet":
+        parquet.write_table(pa.table({"key": pa.array([], pa.string()), "de": pa.array([], pa.string())}), table)
+    elif content is not None:
+        table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run("join", folder, table, "--on", "key", "--columns", "de") == 2
+    said = capsys.readouterr().err
+    assert message in said and str(table) in said
+
+
+def test_a_joined_file_whose_columns_clash_is_named(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "shards", samples=1)
+    index_folder(folder, workers=1)
+    keys = pa.array([one.key for one in ImageCaptions(folder).samples])
+    path = folder / ".proclip-index" / "joined" / "key.arrow"
+    path.parent.mkdir()
+    write_table(path, (clashing := pa.table([keys, keys], names=["key", "key"])).schema, clashing.to_batches())
+    with pytest.raises(ProclipError, match=r"key\.arrow has columns key, key; 'key' and then captions, each once, are"):
+        ImageCaptions(folder)
 
 
 def test_joining_to_a_folder_with_metadata(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.checking import Found, check_shards, check_source
-from ..data.joining import join
+from ..data.joining import join, new_columns
 from ..data.sources import Source, open_sources
 from ..data.statistics import caption_statistics, picture_statistics
 from ..data.tar_index import INDEX, index_folder, unfinished
@@ -138,8 +138,7 @@ def join_command(folder: str, file: Path, on: str, columns: str) -> int:
     ours, _, theirs = on.partition("=")
     if ours not in ("url", "key"):
         raise ProclipError(f"--on is url or key, or url=COLUMN where the table calls it otherwise, not {on!r}")
-    pairs = [column.partition("=") for column in columns.split(",") if column]
-    done = join(sources[0], file, (ours, theirs or ours), {new: old or new for new, _, old in pairs})
+    done = join(sources[0], file, (ours, theirs or ours), new_columns(columns))
     _say(f"{done.matched:,} of {done.samples:,} samples have a row: {done.file}")
     if done.matched < done.samples:
         first = ", ".join(done.first_unmatched)
