@@ -18,8 +18,10 @@ from pyarrow import parquet
 from shard_files import picture, sample, write_shard, write_shards
 
 from proclip.cli import main
+from proclip.data.checking import inspect
 from proclip.data.columns import write_table
 from proclip.data.dataset import ImageCaptions, check_captions, check_images
+from proclip.data.pictures import FilePicture
 from proclip.data.tar_index import index_folder
 from proclip.errors import ProclipError
 
@@ -302,6 +304,24 @@ def test_check_finds_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     write_shard(tmp_path / "whole" / "0.tar", good)
     run("index", tmp_path / "whole", "--workers", "1")
     assert run("check", tmp_path / "whole") == 0 and "nothing found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bytes_left", [40, 200, 300, 700, -600, -1])
+def test_a_picture_that_is_cut_anywhere_is_truncated(tmp_path: Path, bytes_left: int) -> None:
+    Image.effect_noise((90, 90), 80).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:bytes_left])
+    assert inspect(FilePicture(tmp_path / "whole.jpg")).fault == ""
+    assert inspect(FilePicture(tmp_path / "cut.jpg")).fault == "truncated"
+
+
+def test_counts_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["index", tmp_path, "--workers", "0"], "--workers is 0: 1 or more is right"),
+        (["index", tmp_path, "--workers", "-3"], "--workers is -3"),
+        (["check", tmp_path, "--min-side", "-5"], "--min-side is -5"),
+    ):
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err
 
 
 def _bomb() -> bytes:

@@ -179,8 +179,8 @@ def _joined(source: Source) -> Source:
         names = table.column_names
         if names[:1] != ["key"] or len(set(names)) < len(names):
             raise ProclipError(
-                f"{path} has columns {', '.join(names) or 'none'}; 'key' and then captions, each once, are right: delete "
-                "it and join again"
+                f"{path} has columns {', '.join(names) or 'none'}; 'key' and then captions, each once, are right: "
+                "delete it and join again"
             )
         keys = table.column("key")
         if len(keys) != len(source) or not keys.equals(source.keys.cast(keys.type)):

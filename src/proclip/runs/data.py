@@ -44,6 +44,7 @@ def data_command(arguments: argparse.Namespace) -> int:
 
 def index_command(folder: str, fields: Sequence[str], workers: int | None) -> int:
     """Index a folder's shards, and say what was wrong with them."""
+    _check_count("--workers", workers)
     with progress("shards", "indexed") as report:
         shards = index_folder(Path(folder), fields, workers, report)
     faults = sum(shard.faults for shard in shards)
@@ -57,6 +58,7 @@ def index_command(folder: str, fields: Sequence[str], workers: int | None) -> in
 
 def check_command(folder: str, captions: Sequence[str], min_side: int, as_json: bool) -> int:
     """Check every source at a path; exit status 1 if anything was found."""
+    _check_count("--min-side", min_side)
     found: dict[str, Found] = {}
     samples = 0
     for source in open_sources(folder):
@@ -147,6 +149,11 @@ def join_command(folder: str, file: Path, on: str, columns: str) -> int:
     unused = done.rows - done.repeated - done.used
     _say(f"{unused:,} of {done.rows:,} rows belong to no sample; {done.repeated:,} repeat another")
     return 0
+
+
+def _check_count(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ProclipError(f"{option} is {value}: 1 or more is right")
 
 
 def _say(line: str) -> None:
