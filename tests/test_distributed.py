@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from proclip.data.broken import Broken, BrokenImages, files_like
 from proclip.distributed import (
     all_reduce_mean,
     all_reduce_sum,
     barrier,
     check_alike,
+    from_all,
     from_main,
     gather,
     is_main,
@@ -93,6 +95,19 @@ def expect_difference(values: dict[str, int]) -> str:
     return ""
 
 
+def broken(folder: str) -> list[int]:
+    """Totals of broken pictures: one of both processes, one of each; then after a restart."""
+    totals, file = [], Path(folder) / "broken.jsonl"
+    for keys in (["both", f"of {rank()}"], [f"later {rank()}"]):
+        images = BrokenImages(1.0, 10, file)
+        totals.append(images.total())
+        for key in keys:
+            images.record(range(10), [Broken(key, "why", "instead")])
+            images.start_pass()
+        totals += [images.total(), images.total()]
+    return totals
+
+
 def work(number: int, folder: str) -> None:
     """What each of the processes does; its findings go to a file."""
     torch.set_num_threads(1)
@@ -117,7 +132,7 @@ def work(number: int, folder: str) -> None:
             "uneven": expect_error(torch.ones(B + number, 2)), "uneven_width": expect_error(torch.ones(B, 2 + number)),
             "empty": expect_error(torch.ones(0, 2)), "scalar": expect_error(torch.tensor(1.0)),
             "alike": expect_difference({"a": 1, "b": 2}), "differ": expect_difference({"a": 1, "b": number}),
-            "from main": str(from_main(number)),
+            "from main": str(from_main(number)), "from all": str(from_all(number)), "broken": str(broken(folder)),
         }  # fmt: skip
         save_file(tensors, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}.json").write_text(json.dumps(notes))
@@ -176,8 +191,16 @@ def test_uneven_sizes_are_an_error_on_every_process(notes: list[dict[str, str]])
 
 def test_what_processes_must_agree_on(notes: list[dict[str, str]]) -> None:
     for found in notes:
-        assert found["alike"] == "" and found["from main"] == "0"
+        assert found["alike"] == "" and found["from main"] == "0" and found["from all"] == "[0, 1]"
         assert found["differ"] == "the processes differ in b (by rank: 0, 1): why"
+
+
+def test_broken_pictures_are_counted_once_whoever_met_them(folder: Path, notes: list[dict[str, str]]) -> None:
+    assert [found["broken"] for found in notes] == ["[0, 3, 3, 3, 5, 5]"] * 2
+    files = files_like(folder / "broken.jsonl")
+    assert [file.name for file in files] == ["broken.rank0.jsonl", "broken.rank1.jsonl"]
+    listed = [json.loads(line)["key"] for line in files[1].read_text().splitlines()]
+    assert listed == ["both", "of 1", "later 1"]
 
 
 def test_one_process_is_the_identity() -> None:
@@ -185,6 +208,6 @@ def test_one_process_is_the_identity() -> None:
     assert (rank(), world_size(), is_main()) == (0, 1, True)
     assert gather(x) is x
     assert torch.equal(all_reduce_mean(x), torch.ones(2, 3)) and not all_reduce_mean(x).requires_grad
-    assert own_rows(2) is None and from_main(7) == 7
+    assert own_rows(2) is None and from_main(7) == 7 and from_all(7) == [7]
     check_alike({"a": 1}, "why")
     barrier()

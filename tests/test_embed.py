@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +150,12 @@ def test_what_an_interrupted_run_did_is_kept_when_the_captions_change(tmp_path: 
     store.verify()
 
 
-@pytest.mark.parametrize("moment", ["before the vectors", "before the manifest", "before the index", "before the end"])
-def test_the_end_may_be_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    embed_captions(MANY, FakeEmbedder(), tmp_path / "whole")
+MOMENTS = ["before the vectors", "before the manifest", "before the index", "before the end"]
+
+
+@contextmanager
+def interrupted_end(monkeypatch: pytest.MonkeyPatch, moment: str) -> Iterator[None]:
+    """A plan that is finished in the block is interrupted at a moment."""
     of_plan = {"before the vectors": "name_file", "before the index": "index_of", "before the end": "clear"}
     real_end = embed_plan.Plan.finish
 
@@ -167,11 +172,37 @@ def test_the_end_may_be_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(embed_plan.Plan, "finish", end)
+        yield
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_end_may_be_interrupted_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "whole")
+    with interrupted_end(monkeypatch, moment):
         embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
     embedder = FakeEmbedder()
     embed_captions(MANY, embedder, tmp_path / "s")
     assert embedder.seen == []
     assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("again", ["first", "other"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_plan_that_other_captions_close_may_be_interrupted_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, again: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(MANY, stopped := Stopped(4), tmp_path / "s")
+    with interrupted_end(monkeypatch, moment):
+        embed_captions(LATER, FakeEmbedder(), tmp_path / "s")
+    for captions in (MANY, LATER) if again == "first" else (LATER, MANY):
+        embedder = FakeEmbedder()
+        embed_captions(captions, embedder, tmp_path / "s")
+        assert not set(embedder.seen) & set(stopped.seen)
+        store = EmbeddingStore.open(tmp_path / "s")
+        assert torch.equal(store.rows([key for key, _ in captions]), wanted(captions))
+    store.verify()
+    assert not [name for name in files(tmp_path / "s") if name.startswith(".")]
 
 
 def test_texts_may_be_left_out(tmp_path: Path) -> None:

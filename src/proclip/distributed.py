@@ -68,6 +68,15 @@ def from_main(value: T) -> T:
     return values[0]
 
 
+def from_all(value: T) -> list[T]:
+    """What each process has, in the order of ranks, on every process."""
+    values = [value]
+    if world_size() > 1:
+        values = values * world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """The main process runs the block, then all others do: they find what it made."""
@@ -170,10 +179,7 @@ def check_alike(values: Mapping[str, Any], why: str) -> None:
     Raises:
         ProclipError: on every process, if a value differs anywhere; the message names it.
     """
-    everyone: list[Any] = [dict(values)]
-    if world_size() > 1:
-        everyone = [None] * world_size()
-        dist.all_gather_object(everyone, dict(values))
+    everyone = from_all(dict(values))
     for name in values:
         if len({repr(one.get(name)) for one in everyone}) > 1:
             found = ", ".join(str(one.get(name)) for one in everyone)

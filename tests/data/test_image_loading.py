@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +17,12 @@ from torch import Tensor
 
 from proclip.config import AugmentConfig, DataConfig, MixtureConfig, TuneConfig
 from proclip.data import ahead
+from proclip.data.checking import check_source
 from proclip.data.dataset import ImageCaptions, Samples
 from proclip.data.image_loading import ImageLoader
 from proclip.data.loaders import TuneBatches
+from proclip.data.sources import open_sources
+from proclip.data.statistics import picture_statistics
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
 from proclip.data.tar_index import index_folder
 from proclip.data.transforms import augment, smallest_side
@@ -116,7 +120,7 @@ def test_broken_pictures_are_counted_written_once_and_too_many_stop(
         source = TuneBatches(
             samples, llm, PREPROCESS, config, 0, data=DataConfig(max_broken_share=0.2), broken_file=file
         )
-        assert len(list(source.epoch(0))) == 4 and source.broken.count == 3
+        assert len(list(source.epoch(0))) == 4 and source.broken.total() == 3
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sorted(line["key"] for line in lines) == ["0/00", "0/07", "1/11"]
     assert all(line.keys() == {"key", "why", "instead"} and str(broken_shards) in line["why"] for line in lines)
@@ -127,6 +131,18 @@ def test_broken_pictures_are_counted_written_once_and_too_many_stop(
         list(source.epoch(0))
     with pytest.raises(ProclipError, match=r"'0/07|'0/00|'1/11"):
         list(TuneBatches(samples, llm, PREPROCESS, config, 0).epoch(0))  # 1 % of 24 pictures is none
+
+
+def test_a_kind_of_file_that_pillow_does_not_implement_is_broken(tmp_path: Path) -> None:
+    """A DDS of an unknown pixel format under the name of a JPEG."""
+    dds = struct.pack("<4s7I44x2I4s20x20x", b"DDS ", 124, 0x1007, 32, 32, 0, 0, 0, 32, 4, b"ABCD")
+    members = [("0.jpg", dds), *(m for n in range(1, 8) for m in sample(f"{n}", n, "a")), ("0.txt", b"a")]
+    index_folder(write_shard(tmp_path / "0.tar", members).parent, workers=1)
+    images = loader(ImageCaptions(tmp_path).select("x"), max_broken_share=0.5)
+    assert len(keys_of(images)) == 8 and "0/0" not in keys_of(images)
+    found = check_source(ImageCaptions(tmp_path).samples.parts[0].source)
+    assert found["unreadable"].first == ["0/0: Unimplemented pixel format 1145258561"]
+    assert picture_statistics(open_sources(str(tmp_path)))["formats"] == {"JPEG": 7, "unreadable": 1}
 
 
 def test_nothing_but_broken_pictures(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from pyarrow import parquet
 from shard_files import picture, sample, write_shard, write_shards
 
 from proclip.cli import main
+from proclip.data.checking import inspect
+from proclip.data.columns import write_table
 from proclip.data.dataset import ImageCaptions, check_captions, check_images
+from proclip.data.pictures import FilePicture
 from proclip.data.tar_index import index_folder
 from proclip.errors import ProclipError
 
@@ -185,6 +188,67 @@ def test_joining_by_key_and_what_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "has no column 'fr'; columns: key, de" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (",", "--columns is NEW[=OLD],..., names of columns, not ','"),
+        ("=de", "--columns is NEW[=OLD],..., names of columns, not '=de'"),
+        ("fr=", "--columns is NEW[=OLD],..., names of columns, not 'fr='"),
+        ("fr=de,", "--columns is NEW[=OLD],..., names of columns, not 'fr=de,'"),
+        ("fr=de,fr=key", "--columns names 'fr' twice"),
+        ("a/b=de", "a name of letters, digits, _, . and -, not 'a/b': give it one, NEW=OLD"),
+        (".=de", "not '.'"),
+        (" fr=de", "not ' fr'"),
+        *((f"{name}=de", f"{name!r} is no name for captions") for name in ("key", "url", "split", "splits", "image")),
+    ],
+)
+def test_names_of_joined_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: str, message: str
+) -> None:
+    folder, table = write_shards(tmp_path / "shards", samples=1), tmp_path / "t.jsonl"
+    index_folder(folder, workers=1)
+    table.write_text('{"key": "000000000", "de": "null"}\n')
+    assert run("join", folder, table, "--on", "key", "--columns", columns) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / ".proclip-index" / "joined").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("t.csv", "key,de\n", "t.csv has no rows"),
+        ("t.jsonl", "", "t.jsonl has no rows"),
+        ("t.parquet", "", "t.parquet has no rows"),
+        ("t.csv", None, "there is no file "),
+        ("t.parquet", None, "there is no file "),
+        ("t.csv", b"key,de\n1,\xff\n", "t.csv is not UTF-8"),
+    ],
+)
+def test_tables_that_cannot_be_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: str | bytes | None, message: str
+) -> None:
+    folder, table = write_shards(tmp_path / "shards", samples=1), tmp_path / file
+    index_folder(folder, workers=1)
+    if content == "" and table.suffix == ".parquet":
+        parquet.write_table(pa.table({"key": pa.array([], pa.string()), "de": pa.array([], pa.string())}), table)
+    elif content is not None:
+        table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run("join", folder, table, "--on", "key", "--columns", "de") == 2
+    said = capsys.readouterr().err
+    assert message in said and str(table) in said
+
+
+def test_a_joined_file_whose_columns_clash_is_named(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "shards", samples=1)
+    index_folder(folder, workers=1)
+    keys = pa.array([one.key for one in ImageCaptions(folder).samples])
+    path = folder / ".proclip-index" / "joined" / "key.arrow"
+    path.parent.mkdir()
+    write_table(path, (clashing := pa.table([keys, keys], names=["key", "key"])).schema, clashing.to_batches())
+    with pytest.raises(ProclipError, match=r"key\.arrow has columns key, key; 'key' and then captions, each once, are"):
+        ImageCaptions(folder)
+
+
 def test_joining_to_a_folder_with_metadata(
     tiny_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +304,24 @@ def test_check_finds_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
     write_shard(tmp_path / "whole" / "0.tar", good)
     run("index", tmp_path / "whole", "--workers", "1")
     assert run("check", tmp_path / "whole") == 0 and "nothing found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bytes_left", [40, 200, 300, 700, -600, -1])
+def test_a_picture_that_is_cut_anywhere_is_truncated(tmp_path: Path, bytes_left: int) -> None:
+    Image.effect_noise((90, 90), 80).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:bytes_left])
+    assert inspect(FilePicture(tmp_path / "whole.jpg")).fault == ""
+    assert inspect(FilePicture(tmp_path / "cut.jpg")).fault == "truncated"
+
+
+def test_counts_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["index", tmp_path, "--workers", "0"], "--workers is 0: 1 or more is right"),
+        (["index", tmp_path, "--workers", "-3"], "--workers is -3"),
+        (["check", tmp_path, "--min-side", "-5"], "--min-side is -5"),
+    ):
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err
 
 
 def _bomb() -> bytes:

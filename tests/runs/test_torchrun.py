@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from proclip.cli import main
+from proclip.data.dataset import ImageCaptions
 
 RECIPE = """
 name = "tiny"
@@ -64,6 +66,21 @@ def test_two_processes_train_one_model(tmp_path: Path, tiny_world: Path, how: st
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
     again = torchrun(2, "train", recipe(tmp_path, tiny_world, 4, how), "--out", str(tmp_path / "two"))
     assert again.returncode == 0 and again.stderr.count("finished already") == 1
+
+
+@pytest.mark.slow
+def test_broken_pictures_of_all_processes_are_counted(tmp_path: Path, tiny_world: Path) -> None:
+    world, run = Path(shutil.copytree(tiny_world, tmp_path / "world")), tmp_path / "run"
+    pictures = [one.picture.path for one in ImageCaptions(world).select("pretrain")]
+    for path in filter(None, pictures[:3]):
+        path.write_bytes(path.read_bytes()[:60])
+    done = torchrun(2, "train", recipe(tmp_path, world, 4), "--out", str(run), "--set", "data.max_broken_share=0.9")
+    assert done.returncode == 0, done.stderr
+    listed = sorted(run.glob("broken_images*"))
+    assert [path.name for path in listed] == ["broken_images.rank0.jsonl", "broken_images.rank1.jsonl"]
+    assert f"3 images were broken, and others took their place: {listed[0]}, {listed[1]}" in done.stderr
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(row.get("broken_images", 0) for row in rows) == 3
 
 
 @pytest.mark.slow

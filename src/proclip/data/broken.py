@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
@@ -16,7 +17,7 @@ from ..errors import ProclipError
 FEW = 1000
 """The share is of at least so many images (of all, where there are fewer): one in the first ten says little."""
 NAMED = 5
-"""Pictures that are named on the console and by the error; the others are counted."""
+"""Pictures that each process names on the console, and that the error names; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,35 @@ class Broken:
 
 @final
 class BrokenImages:
-    """Keeps the count of one stage on this process.
+    """Keeps the count of one stage: each process writes down and judges what it reads, and `total` is of all.
 
     Args:
-        max_share: of the images of a pass, above which the run stops.
+        max_share: of the images of a pass on this process, above which the run stops.
         images: of a pass, on this process.
-        file: a line of JSON for each broken picture, once; None: none is written.
+        file: a line of JSON for each broken picture, once; None: none is written. Of several processes each writes one
+            of its own, ``STEM.rankN.jsonl``.
     """
 
     def __init__(self, max_share: float, images: int, file: Path | None = None) -> None:
         self.max_share, self._least = max_share, min(FEW, images)
+        self._known = {key for one in files_like(file) for key in _keys(one)} if file is not None else set[str]()
+        self._untold: list[str] = []
+        self._named = 0
         self._file = file
         if file is not None and distributed.world_size() > 1:
             self._file = file.with_stem(f"{file.stem}.rank{distributed.rank()}")
-        self._written = self._read_keys()
         self._seen = self._broken = self._until = 0
         self._first: list[Broken] = []
-        self.count = 0
-        """Broken pictures met since this process began, those of every pass."""
+
+    def total(self) -> int:
+        """Broken pictures that any process has met, each once, earlier starts of the run included.
+
+        Every process must call it at the same moment.
+        """
+        for keys in distributed.from_all(self._untold):
+            self._known.update(keys)
+        self._untold = []
+        return len(self._known)
 
     def start_pass(self) -> None:
         """A new pass, or the rest of one: the share is counted from here."""
@@ -68,7 +80,6 @@ class BrokenImages:
         self._until = places.stop
         self._seen += len(places)
         self._broken += len(broken)
-        self.count += len(broken)
         self._first = [*self._first, *broken][:NAMED]
         for one in broken:
             self._write(one)
@@ -80,10 +91,12 @@ class BrokenImages:
             )
 
     def _write(self, one: Broken) -> None:
-        if one.key in self._written:
+        if one.key in self._known:
             return
-        self._written.add(one.key)
-        if len(self._written) <= NAMED:
+        self._known.add(one.key)
+        self._untold.append(one.key)
+        if self._named < NAMED:
+            self._named += 1
             line = f"{one.key!r} is broken, {one.instead!r} takes its place: {one.why}"
             Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
         if self._file is not None:
@@ -91,14 +104,14 @@ class BrokenImages:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
 
-    def _read_keys(self) -> set[str]:
-        """Keys that an earlier start of the run wrote; a line that a kill cut short is written again."""
-        if self._file is None or not self._file.is_file():
-            return set()
-        keys = set()
-        for line in self._file.read_text(encoding="utf-8").split("\n"):
-            try:
-                keys.add(str(json.loads(line)["key"]))
-            except (ValueError, KeyError, TypeError):
-                continue
-        return keys
+
+def files_like(file: Path) -> list[Path]:
+    """Those of a run's files of broken pictures that are there: `file`, and those of several processes, by name."""
+    return sorted(file.parent.glob(f"{file.stem}*{file.suffix}"))
+
+
+def _keys(file: Path) -> Iterator[str]:
+    """Keys that an earlier start of the run wrote; a line that a kill cut short is written again."""
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError, KeyError, TypeError):
+            yield str(json.loads(line)["key"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from ..models.image_files import MAX_PIXELS, size_fault
 from .columns import blank, repeated
 from .pictures import Picture
@@ -135,8 +135,9 @@ def _decoding_fault(content: bytes, min_side: int, max_pixels: int) -> tuple[str
         return "no image", f"it begins with {content[:16]!r}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return "huge", str(error)
-    except (OSError, SyntaxError, ValueError) as error:
-        return "truncated" if "truncated" in str(error) else "unreadable", str(error)
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        why = one_line(error)
+        return "truncated" if "truncated" in why.lower() else "unreadable", why
     return "", ""
 
 

@@ -217,9 +217,10 @@ def make_plan(folder: Path, wanted: Manifest, captions: Sequence[tuple[str, str]
     seen = _look(captions, skip)
     name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, CHUNK]).encode()).hexdigest()
     if (folder / PLAN).exists():
-        if map_tensors(folder / PLAN)[1]["name"] == name:
+        found = map_tensors(folder / PLAN)[1]
+        if found["name"] == name and (folder / VECTORS).exists():  # else a run was killed while it finished
             return Plan.open(folder)
-        if map_tensors(folder / PLAN)[1]["state"] == manifest.state:
+        if found["state"] == manifest.state:
             Plan.open(folder).finish()
             manifest = Manifest.read(folder)
             name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, CHUNK]).encode()).hexdigest()

@@ -14,11 +14,15 @@ import pyarrow.compute as pc
 
 from ..errors import ProclipError
 from .columns import ROWS_A_BATCH, map_table, repeated, write_table
-from .metadata import read_text_columns
+from .metadata import PATH_COLUMNS, SPECIAL, read_text_columns
 from .sources import JOINED, Source
 
 FIRST = 5
 """Values that a message names."""
+NAME = re.compile(r"\w[\w.-]*")
+"""What a new column may be called: a name that is part of a file's name, too."""
+TAKEN = frozenset((*SPECIAL, *PATH_COLUMNS))
+"""Names that mean something else."""
 LARGE = pa.large_string()
 
 
@@ -42,6 +46,30 @@ class Joined:
     """The first keys of samples without a row."""
 
 
+def new_columns(text: str) -> dict[str, str]:
+    """The columns that ``NEW[=OLD],...`` names: new name to the table's column.
+
+    Raises:
+        ProclipError: there is none; a name is missing, twice there, taken, or of other characters than letters, digits,
+            ``_``, ``.`` and ``-``.
+    """
+    columns: dict[str, str] = {}
+    for entry in text.split(","):
+        new, given, old = entry.partition("=")
+        if not new or (given and not old):
+            raise ProclipError(f"--columns is NEW[=OLD],..., names of columns, not {text!r}")
+        if not NAME.fullmatch(new):
+            raise ProclipError(f"--columns: a new column has a name of letters, digits, _, . and -, not {new!r}: "
+                               "give it one, NEW=OLD")  # fmt: skip
+        if new in TAKEN:
+            raise ProclipError(f"--columns: {new!r} is no name for captions (nor is any of {', '.join(sorted(TAKEN))}):"
+                               " give another, NEW=OLD")  # fmt: skip
+        if new in columns:
+            raise ProclipError(f"--columns names {new!r} twice: give each column a name of its own, NEW=OLD")
+        columns[new] = old or new
+    return columns
+
+
 def join(source: Source, table: Path, on: tuple[str, str], columns: Mapping[str, str]) -> Joined:
     """Write caption columns beside a source; archives, metadata and pictures stay as they are.
 
@@ -51,17 +79,17 @@ def join(source: Source, table: Path, on: tuple[str, str], columns: Mapping[str,
         source: n samples.
         table: ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl``.
         on: ``url`` or ``key``, and the table's column that has it. Of shards' keys the part after the shard is enough.
-        columns: new name to the table's column.
+        columns: new name, as `new_columns` allows it, to the table's column.
 
     Raises:
-        ProclipError: nothing can be written there, there is no such column, no URL, or a caption column of that name
-            already; rows of one URL or key say different things; or nothing matches.
+        ProclipError: nothing can be written there, there is no such table or column, no row, no URL, or a caption
+            column of that name already; rows of one URL or key say different things; or nothing matches.
     """
     if source.beside is None:
         raise ProclipError(f"{source.where} is not a folder or list of one's own: nothing can be written beside it")
-    file = source.beside / JOINED / ("+".join(re.sub(r"[^\w.-]", "_", name) for name in sorted(columns)) + ".arrow")
+    file = source.beside / JOINED / f"{'+'.join(sorted(columns))}.arrow"
     own = map_table(file).column_names if file.is_file() else []
-    if taken := [name for name in columns if name in source.texts and name not in own]:
+    if taken := [n for n in columns if n in source.lists or (n in source.texts and n not in own)]:
         raise ProclipError(f"{source.where} has a caption column {taken[0]!r}: give the new one another name, NEW=OLD")
     found = read_text_columns(table, list(dict.fromkeys([on[1], *columns.values()])))
     _check_repeats(table, found, on[1])

@@ -194,8 +194,9 @@ class TuneBatches(_ImageBatches[TuneBatch]):
         columns = tuple(config.captions)
         check_captions(samples, columns)
         _check_stored(llm, samples, columns)
-        if teacher is not None and (absent := next((s.key for s in samples if s.key not in teacher), None)) is not None:
-            teacher.rows([absent])  # raises, naming the key and the store
+        if teacher is not None:
+            for part in batched((key for key, _, _ in samples.captions(columns[:1])), CAPTIONS_A_CHECK):
+                teacher.find(part)  # raises where one is not there, naming it and the store
         super().__init__(samples, preprocess, config, seed, data, broken_file)
         self.llm, self.teacher = llm, teacher
 

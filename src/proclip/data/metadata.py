@@ -90,19 +90,19 @@ def read_table(path: Path, path_columns: Sequence[str] = (FILE_NAME,)) -> RowTab
     Raises:
         ProclipError: not UTF-8, a row that is not an object or names no picture, or no rows.
     """
-    try:
-        return _from_parquet(path, path_columns) if path.suffix == ".parquet" else _from_rows(path, path_columns)
-    except UnicodeDecodeError as error:
-        raise ProclipError(f"{path} is not UTF-8: {error}") from None
+    return _from_parquet(path, path_columns) if path.suffix == ".parquet" else _from_rows(path, path_columns)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a ``.jsonl``, ``.csv`` or ``.tsv`` file, one at a time.
 
     Raises:
-        ProclipError: a line is not what the format wants.
+        ProclipError: not UTF-8, or a line is not what the format wants.
     """
-    return _json_lines(path) if path.suffix == ".jsonl" else _csv(path, "\t" if path.suffix == ".tsv" else ",")
+    try:
+        yield from _json_lines(path) if path.suffix == ".jsonl" else _csv(path, "\t" if path.suffix == ".tsv" else ",")
+    except UnicodeDecodeError as error:
+        raise ProclipError(f"{path} is not UTF-8: {error}") from None
 
 
 def row_name(path: Path, row: int) -> str:
@@ -116,24 +116,29 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
     """Some text columns of a table; empty and missing cells are null.
 
     Raises:
-        ProclipError: as `read_rows`, or a column is not there; the message lists those that are.
+        ProclipError: as `read_rows`; no such file, or no rows; or a column is not there: the message lists those that
+            are.
     """
+    if not path.is_file():
+        raise ProclipError(f"there is no file {path}")
     if path.suffix == ".parquet":
         table = _parquet_file(path)
+        columns, count = {n: table.column(n) for n in table.column_names if n in wanted}, table.num_rows
         known = table.column_names
-        if not set(wanted) - set(known):
-            return pa.table({name: _as_text(path, name, table.column(name)) for name in wanted})
     else:
-        builder, seen = ColumnBuilder(TEXT), dict[str, None]()
+        builder, seen, count = ColumnBuilder(TEXT), dict[str, None](), 0
         for rows in batched(read_rows(path)):
             builder.add([{k: v if isinstance(v, str) else json.dumps(v) for k, v in r.values.items() if k in wanted}
                          for r in rows])  # fmt: skip
             seen |= dict.fromkeys(name for row in rows for name in row.values)
-        known, columns = list(seen), builder.columns()
-        if not set(wanted) - set(columns):
-            return pa.table({name: columns[name] for name in wanted})
-    absent = next(name for name in wanted if name not in known)
-    raise ProclipError(f"{path} has no column {absent!r}; columns: {', '.join(known) or 'none'}")
+            count += len(rows)
+        columns, known = builder.columns(), list(seen)
+    if not count:
+        raise ProclipError(f"{path} has no rows")
+    for name in wanted:
+        if name not in columns:
+            raise ProclipError(f"{path} has no column {name!r}; columns: {', '.join(known) or 'none'}")
+    return pa.table({name: _as_text(path, name, columns[name]) for name in wanted})
 
 
 def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:

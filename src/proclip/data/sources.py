@@ -170,19 +170,25 @@ def _joined(source: Source) -> Source:
     """With the caption columns that ``proclip data join`` wrote beside it.
 
     Raises:
-        ProclipError: they were written for other samples.
+        ProclipError: they were written for other samples, or a column stands in the way of another.
     """
     assert source.beside is not None
     texts = dict(source.texts)
     for path in sorted((source.beside / JOINED).glob("*.arrow")):
         table = map_table(path)
+        names = table.column_names
+        if names[:1] != ["key"] or len(set(names)) < len(names):
+            raise ProclipError(
+                f"{path} has columns {', '.join(names) or 'none'}; 'key' and then captions, each once, are right: "
+                "delete it and join again"
+            )
         keys = table.column("key")
         if len(keys) != len(source) or not keys.equals(source.keys.cast(keys.type)):
             raise ProclipError(
                 f"{source.where} has other samples than when {path} was joined: delete it and join again"
             )
-        for name in table.column_names[1:]:
-            if name in texts:
+        for name in names[1:]:
+            if name in texts or name in source.lists:
                 raise ProclipError(
                     f"{path} has a column {name!r}, which {source.where} has already: delete one of them"
                 )

@@ -120,7 +120,8 @@ def index_folder(
     """
     if not folder.is_dir():
         raise ProclipError(f"no folder {folder}")
-    shards = [shard for shard in shards_of(folder) if f"{shard.name}.incomplete" not in unfinished(folder)]
+    waiting = set(unfinished(folder))
+    shards = [shard for shard in shards_of(folder) if f"{shard.name}.incomplete" not in waiting]
     if not shards:
         other = sorted(path.name for path in folder.glob("*.tar.*") if path.suffix != ".incomplete")
         hint = f"; {other[0]} cannot be read at any place: unpack it to .tar" if other else ""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.checking import Found, check_shards, check_source
-from ..data.joining import join
+from ..data.joining import join, new_columns
 from ..data.sources import Source, open_sources
 from ..data.statistics import caption_statistics, picture_statistics
 from ..data.tar_index import INDEX, index_folder, unfinished
@@ -44,6 +44,7 @@ def data_command(arguments: argparse.Namespace) -> int:
 
 def index_command(folder: str, fields: Sequence[str], workers: int | None) -> int:
     """Index a folder's shards, and say what was wrong with them."""
+    _check_count("--workers", workers)
     with progress("shards", "indexed") as report:
         shards = index_folder(Path(folder), fields, workers, report)
     faults = sum(shard.faults for shard in shards)
@@ -57,6 +58,7 @@ def index_command(folder: str, fields: Sequence[str], workers: int | None) -> in
 
 def check_command(folder: str, captions: Sequence[str], min_side: int, as_json: bool) -> int:
     """Check every source at a path; exit status 1 if anything was found."""
+    _check_count("--min-side", min_side)
     found: dict[str, Found] = {}
     samples = 0
     for source in open_sources(folder):
@@ -138,8 +140,7 @@ def join_command(folder: str, file: Path, on: str, columns: str) -> int:
     ours, _, theirs = on.partition("=")
     if ours not in ("url", "key"):
         raise ProclipError(f"--on is url or key, or url=COLUMN where the table calls it otherwise, not {on!r}")
-    pairs = [column.partition("=") for column in columns.split(",") if column]
-    done = join(sources[0], file, (ours, theirs or ours), {new: old or new for new, _, old in pairs})
+    done = join(sources[0], file, (ours, theirs or ours), new_columns(columns))
     _say(f"{done.matched:,} of {done.samples:,} samples have a row: {done.file}")
     if done.matched < done.samples:
         first = ", ".join(done.first_unmatched)
@@ -148,6 +149,11 @@ def join_command(folder: str, file: Path, on: str, columns: str) -> int:
     unused = done.rows - done.repeated - done.used
     _say(f"{unused:,} of {done.rows:,} rows belong to no sample; {done.repeated:,} repeat another")
     return 0
+
+
+def _check_count(option: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ProclipError(f"{option} is {value}: 1 or more is right")
 
 
 def _say(line: str) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ..config import DistillConfig, LogConfig, Recipe
-from ..data.broken import BrokenImages
+from ..data.broken import BrokenImages, files_like
 from ..data.dataset import ImageCaptions, check_images
-from ..data.loaders import DistillBatches, PretrainBatches
+from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
-from ..distributed import barrier, is_main, main_first
+from ..distributed import barrier, from_main, is_main, main_first
 from ..errors import ProclipError
 from ..files import read_json, write_json
 from ..models.adapter import Adapter
@@ -28,7 +28,8 @@ from ..models.hub import lasting_name
 from ..models.loading import pick_device
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
-from ..train.loop import Hook, fit
+from ..train.checkpoint import latest_checkpoint
+from ..train.loop import Hook, checkpoints_of, fit
 from ..train.metric_log import MetricLogger
 from ..train.optim import build_scaler
 from ..train.parameters import parameter_groups
@@ -43,7 +44,7 @@ from .recipes import open_run
 from .tuning import first_bias, open_tuning, trained_parameters, tuning_stage
 
 BROKEN = "broken_images.jsonl"
-"""File of the run folder that lists pictures which were replaced."""
+"""File of the run folder that lists pictures which were replaced; of several processes each has its own."""
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -167,13 +168,13 @@ def _start_from(model: ProCLIP, name: str) -> None:
 
 def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
     """Puts the number of broken pictures into the metrics, once there are any."""
-    return Hook(log.every_steps, lambda step: {"broken_images": broken.count} if broken.count else {})
+    return Hook(log.every_steps, lambda step: {"broken_images": count} if (count := broken.total()) else {})
 
 
 def _say_broken(broken: BrokenImages, folder: Path) -> None:
-    if broken.count:
-        line = f"{broken.count:,} images were broken, and others took their place: {folder / BROKEN}"
-        say(line)
+    if count := broken.total():
+        files = ", ".join(map(str, files_like(folder / BROKEN)))
+        say(f"{count:,} images were broken, and others took their place: {files}")
 
 
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
@@ -217,6 +218,14 @@ def _distillation(config: DistillConfig, adapter: Adapter) -> TextDistillation:
     return stage
 
 
+def _fit_input_norm(adapter: Adapter, first: DistillBatches | TuneBatches, checkpoints: Path) -> None:
+    """Fit the adapter's input norm to what its first stage reads, unless it comes with a checkpoint of that stage."""
+    if adapter.config.input_norm != "standardize":
+        return
+    if not from_main(is_main() and latest_checkpoint(checkpoints) is not None):
+        adapter.fit_input_norm(first.training_llm_embeds())
+
+
 def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
     clip = load_clip(recipe.clip)
     llm = EmbeddingStore.open(Path(recipe.data.store) / "llm")
@@ -249,8 +258,8 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
         pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN)
     evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None
     first = texts or pairs
-    if recipe.adapter.input_norm == "standardize" and first and not recipe.init:
-        model.adapter.fit_input_norm(first.training_llm_embeds())
+    if first and not recipe.init:
+        _fit_input_norm(model.adapter, first, checkpoints_of(folder, "distill" if texts else "tune"))
     if recipe.distill and texts:
         hooks = evaluation.hooks(model, texts.steps_per_epoch) if evaluation else []
         fitted = fit(distillation, texts, name="distill", epochs=recipe.distill.epochs, optim=recipe.distill.optim,

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..distributed import barrier, is_main, rank, sharded_as, whole, world_size
+from ..distributed import barrier, from_all, is_main, rank, sharded_as, whole, world_size
 from ..errors import ProclipError
 from ..models.proclip import load_weights
 from ..seeding import derive_seed
@@ -304,11 +304,8 @@ def _rng_states() -> dict[str, Tensor]:
 
 def _rng_of_all_processes() -> dict[str, Tensor]:
     """``<rank>/<device>`` -> generator state."""
-    everyone: list[Any] = [_rng_states()]
-    if world_size() > 1:
-        everyone = [None] * world_size()
-        torch.distributed.all_gather_object(everyone, _rng_states())
-    return {f"{number}/{device}": state for number, states in enumerate(everyone) for device, state in states.items()}
+    everyone = enumerate(from_all(_rng_states()))
+    return {f"{number}/{device}": state for number, states in everyone for device, state in states.items()}
 
 
 def _restore_rng(states: Mapping[str, Tensor], step: int) -> None:
