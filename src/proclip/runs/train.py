@@ -167,7 +167,7 @@ def _start_from(model: ProCLIP, name: str) -> None:
 
 def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
     """Puts the number of broken pictures into the metrics, once there are any."""
-    return Hook(log.every_steps, lambda step: {"broken_images": broken.count} if broken.count else {})
+    return Hook(log.every_steps, lambda step: {"broken_images": broken.count} if broken.count else {}, quick=True)
 
 
 def _say_broken(broken: BrokenImages, folder: Path) -> None:
