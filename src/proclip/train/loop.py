@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
 from ..data.batches import BatchSource, MicroBatches
-from ..distributed import check_alike, from_main, is_main, world_size
+from ..distributed import check_alike, comparing_sizes, from_main, is_main, world_size
 from ..errors import ProclipError
 from .backward import backward
 from .checkpoint import Best, Checkpoints, latest_checkpoint, load_checkpoint, part_generators
@@ -107,7 +108,8 @@ def fit(
             milestones.measure(start)
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
+            with comparing_sizes() if step == start + 1 else nullcontext():
+                scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
             record.add(step, lr, scalars)
             milestones.after(step)
         checkpoints.wait()
