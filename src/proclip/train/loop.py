@@ -252,7 +252,7 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
     while done < total:
         epoch, skip = divmod(done, source.steps_per_epoch)
         for batch in source.epoch(epoch, skip):
-            yield _to_device(batch, device)
+            yield to_device(batch, device)
             done += 1
         if done != (epoch + 1) * source.steps_per_epoch:
             raise ProclipError(
@@ -260,15 +260,22 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
             )
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """A batch dataclass with its tensors on `device`; the parts of one in parts go there as they are walked."""
     if device.type == "cpu":
         return batch
     values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    moved: dict[str, Any] = {name: _moved(t, device) for name, t in values.items() if isinstance(t, Tensor)}
     if isinstance(batch, MicroBatches):
         moved["parts"] = _OnDevice(batch.parts, device)
     return dataclasses.replace(batch, **moved)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; from page-locked memory to a GPU, or the copy would wait for the steps before it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -279,4 +286,4 @@ class _OnDevice:
     device: torch.device
 
     def __iter__(self) -> Iterator[Any]:
-        return (_to_device(part, self.device) for part in self.parts)
+        return (to_device(part, self.device) for part in self.parts)
