@@ -3,43 +3,48 @@
     python benchmarks/gpu.py                          # a quarter of an hour on one GPU of 80 GB
     python benchmarks/gpu.py --parts stage2 --clips ViT-B/16 --profile
 
-Random weights, batches in the device's memory, bfloat16. The limit is a product of matrices of 8,192 x 8,192 in
-bfloat16, measured here. Parts:
+Random weights, bfloat16; batches in the device's memory where nothing else is said. The limit is a product of matrices
+of 8,192 x 8,192 in bfloat16, measured here. Parts:
 
 - stage2: our step with the EMA teacher and without one; and open_clip's own step of the same CLIP (its model and its
   loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported.
   Memory is what a way adds to the device, from its weights to the peak of its second step.
-- stage1: the adapter's training step against its products of matrices alone.
+- stage1: the adapter's training step from stores on disk, against that of one batch in the device's memory; and the
+  latter against its products of matrices alone.
 - embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from limits import copying, matmul
 from measure import Turns, command_line, figure, in_turn, write
-from stage1 import bare_products
+from stage1 import adapter_of, bare_products, from_store, stores
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from training import CLIPS, LOGIT_SCALE, Steps, operations, random_tune_batch
 from transformers import Qwen3Config, Qwen3Model
 
-from proclip.config import AdapterConfig, DistillConfig, EmbedderConfig, ImageTuningConfig, OptimConfig, TuneConfig
-from proclip.data.batches import DistillBatch
+from proclip.config import AdapterConfig, EmbedderConfig, ImageTuningConfig, OptimConfig, TuneConfig
+from proclip.errors import one_line
 from proclip.models.adapter import Adapter
 from proclip.models.clip_pretraining import train_tokenizer
 from proclip.models.clip_transformers import ClipImageTower
 from proclip.models.embedder import load_embedder
-from proclip.train.stages import ImageTextTuning, TextDistillation
+from proclip.train.loop import to_device
+from proclip.train.stages import ImageTextTuning
 
 BF16 = OptimConfig(autocast="bfloat16")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -112,12 +117,18 @@ def our_stage2(name: str, batch: int, llm_dim: int, device: str, changes: Mappin
     return Steps(stage, config.optim, [random_tune_batch(batch, side, llm_dim, device)])
 
 
-def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Callable[[], object]:
-    """The training step of open_clip: both towers, its loss, bfloat16 autocast, AdamW.
+def imports_open_clip(part: Part) -> bool:
+    """Whether it is there; why not, into the details."""
+    try:
+        import_module("open_clip")
+    except (ImportError, RuntimeError, AttributeError) as error:  # the latter two from a torchvision of another build
+        part.details["open_clip"] = f"not imported: {type(error).__name__}: {one_line(error)}"
+        return False
+    return True
 
-    Raises:
-        ImportError, RuntimeError: it cannot be imported here.
-    """
+
+def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Callable[[], object]:
+    """The training step of open_clip: both towers, its loss, bfloat16 autocast, AdamW."""
     import open_clip
 
     model = open_clip.create_model(OPEN_CLIP[name], device=device)
@@ -149,13 +160,9 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
     for what, changes in VARIANTS.items():
         make = partial(our_stage2, name, batch, llm_dim, part.device, changes)
         ways[what] = part.made(f"{title}, {what}", lambda make=make: make().run)
-    try:
+    if name in OPEN_CLIP and imports_open_clip(part):
         for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
-            if name in OPEN_CLIP:
-                make = partial(open_clip_step, name, batch, part.device, lock)
-                ways[what] = part.made(f"{title}, {what}", make)
-    except (ImportError, RuntimeError, AttributeError) as error:
-        part.details["open_clip"] = f"not imported: {type(error).__name__}"
+            ways[what] = part.made(f"{title}, {what}", partial(open_clip_step, name, batch, part.device, lock))
     needed = {what: operations(way) for what, way in ways.items()}
     turns, peak = part.in_turn(ways)
     for what in ways:
@@ -173,6 +180,13 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
         print_profile(ways["EMA teacher"])
 
 
+def free() -> None:
+    """Give back the device's memory of ways that are done."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def print_profile(way: Callable[[], object]) -> None:
     """Where the time of a step goes, by operator."""
     cuda = torch.cuda.is_available()
@@ -183,24 +197,26 @@ def print_profile(way: Callable[[], object]) -> None:
 
 
 def stage1(part: Part, llm_dim: int, batch: int, steps: int) -> None:
-    """Pairs a second of stage 1, against the adapter's products of matrices."""
-    torch.manual_seed(0)
+    """Pairs a second of stage 1 from stores on disk, against one batch in the device's memory and bare products."""
     dim = 768
-    config = DistillConfig(batch_size=batch, optim=BF16)
-    adapter = Adapter(llm_dim, dim, AdapterConfig())
-    texts = DistillBatch(
-        llm_embeds=torch.randn(batch, llm_dim, device=part.device),
-        teacher_embeds=nn.functional.normalize(torch.randn(batch, dim, device=part.device), dim=-1),
-    )
-    own = Steps(TextDistillation(adapter, config).to(part.device), config.optim, [texts])
-    bare = bare_products(adapter, batch, part.device, torch.bfloat16)
-    turns, _ = part.in_turn({"ours": partial(own.run, steps), "products": lambda: [bare() for _ in range(steps)]})
-    limit = statistics.median(turns.rate("products", batch * steps))
+    with tempfile.TemporaryDirectory() as folder:
+        source = stores(Path(folder), 8 * batch, llm_dim, dim, batch)
+        own = from_store(source, llm_dim, dim, part.device, BF16)
+        constant = from_store(source, llm_dim, dim, part.device, BF16)
+        constant.batches = repeat(to_device(next(source.epoch(0)), torch.device(part.device)))
+        bare = bare_products(adapter_of(llm_dim, dim), batch, part.device, torch.bfloat16)
+        ways = {"ours": partial(own.run, steps), "one batch": partial(constant.run, steps)}
+        turns, _ = part.in_turn({**ways, "products": lambda: [bare() for _ in range(steps)]})
     what = f"stage 1, LLM width {llm_dim:,}, batch {batch:,}"
-    part.add(what, turns.rate("ours", batch * steps), "pairs/s", ("pairs/s of the products of matrices alone", limit))
+    words = {"ours": "one batch", "one batch": "products"}
+    said = {"one batch": "pairs/s of one batch in the device's memory",
+            "products": "pairs/s of the products of matrices alone"}  # fmt: skip
+    for way, title in (("ours", what), ("one batch", f"{what}, one batch in the device's memory")):
+        limit = statistics.median(turns.rate(words[way], batch * steps))
+        part.add(title, turns.rate(way, batch * steps), "pairs/s", (said[words[way]], limit))
     part.details[what] = turns.values()
     if part.options.profile:
-        print_profile(own.run)
+        print_profile(constant.run)
 
 
 def embed(part: Part, shape: Mapping[str, int], texts: int) -> None:
@@ -242,12 +258,15 @@ def main() -> None:
     turns, _ = part.in_turn({"copy": copy})
     part.add("product of matrices, bfloat16", [r / 1e12 for r in turns.rate("matmul", part.in_product)], "TFLOP/s")
     part.add("copy in the device's memory", [r / 1e9 for r in turns.rate("copy", moved)], "GB/s")
+    del copy
     if "stage2" in options.parts:
         for name in ["tiny"] if part.small else options.clips:
             stage2(part, name, options.batch or BATCHES.get(name, 4), 32 if part.small else 1024)
+            free()
     if "stage1" in options.parts:
         for llm_dim, batch in [(32, 8)] if part.small else [(1024, 1024), (4096, 1024), (4096, 8192)]:
             stage1(part, llm_dim, batch, 2 if part.small else 20)
+            free()
     if "embed" in options.parts:
         embed(part, SMALL_QWEN if part.small else QWEN, 16 if part.small else 16_384)
     write(options, __doc__, part.figures, {"cores": os.cpu_count(), **part.details})

@@ -21,6 +21,7 @@ from measure import command_line, figure, peak_memory, write
 from torch import nn
 
 from proclip.config import AdapterConfig, DistillConfig, LogConfig, TuneConfig
+from proclip.data.captions import Captions
 from proclip.data.dataset import ImageCaptions
 from proclip.data.images import ImageFiles
 from proclip.data.loaders import DistillBatches, TuneBatches
@@ -114,9 +115,8 @@ def evaluation(folder: Path, rows: int) -> None:
 def embedding(folder: Path, rows: int) -> None:
     """Embed captions into a store, with mini-clip's text tower in the LLM's place."""
     clip = load_clip("mini-clip")
-    texts = ((caption_key(s.key, "short"), s.captions["short"]) for s in ImageCaptions(folder).select("align"))
-    with StoreWriter(folder / "embeds", clip.identity, clip.dim) as writer:
-        assert embed_captions(texts, clip, writer).rows == rows
+    captions = Captions([(ImageCaptions(folder).select("align"), "short")])
+    assert embed_captions(captions, clip, folder / "embeds").rows == rows
 
 
 def recall(folder: Path, rows: int) -> None:

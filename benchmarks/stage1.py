@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from training import Steps, random_clip
 from transformers import CLIPModel
 
-from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig
+from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig, OptimConfig
 from proclip.data.dataset import ImageCaptions
 from proclip.data.loaders import DistillBatches
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
@@ -38,7 +38,7 @@ CHUNK = 128
 """Texts that the loop encodes at a time; more of them are no faster on a CPU."""
 
 
-def stores(folder: Path, rows: int, llm_dim: int, embed_dim: int) -> DistillBatches:
+def stores(folder: Path, rows: int, llm_dim: int, embed_dim: int, batch: int = 1024) -> DistillBatches:
     """Random vectors of `rows` captions in stores, and what stage 1 reads from them."""
     torch.manual_seed(0)
     keys = [f"{number:07d}" for number in range(rows)]
@@ -50,7 +50,7 @@ def stores(folder: Path, rows: int, llm_dim: int, embed_dim: int) -> DistillBatc
             for start in range(0, rows, 16384):
                 part = captions[start : start + 16384]
                 writer.add(part, F.normalize(torch.randn(len(part), dim), dim=-1))
-    config = DistillConfig(batch_size=min(1024, rows // 4))
+    config = DistillConfig(batch_size=min(batch, rows // 4))
     llm, teacher = (EmbeddingStore.open(folder / name) for name in ("llm", "teacher"))
     return DistillBatches(ImageCaptions(folder).select("align"), llm, teacher, config, seed=0)
 
@@ -60,10 +60,13 @@ def adapter_of(llm_dim: int, embed_dim: int) -> Adapter:
     return Adapter(llm_dim, embed_dim, AdapterConfig())
 
 
-def from_store(source: DistillBatches, llm_dim: int, embed_dim: int) -> Steps:
+def from_store(
+    source: DistillBatches, llm_dim: int, embed_dim: int, device: str = "cpu", optim: OptimConfig | None = None
+) -> Steps:
     """Our stage 1, epoch after epoch."""
-    config = DistillConfig(batch_size=source.batch_size, loss=DistillLossConfig(reference_batch=128))
-    stage = TextDistillation(adapter_of(llm_dim, embed_dim), config)
+    loss = DistillLossConfig(reference_batch=128)
+    config = DistillConfig(batch_size=source.batch_size, loss=loss, optim=optim or OptimConfig())
+    stage = TextDistillation(adapter_of(llm_dim, embed_dim), config).to(device)
     return Steps(stage, config.optim, chain.from_iterable(source.epoch(epoch) for epoch in count()))
 
 

@@ -12,8 +12,10 @@ from transformers import CLIPConfig, CLIPModel
 from proclip.config import OptimConfig
 from proclip.data.batches import TuneBatch
 from proclip.train.backward import backward
+from proclip.train.loop import to_device
 from proclip.train.optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
 from proclip.train.parallel import Parallel
+from proclip.train.record import Scalars
 from proclip.train.stages import Stage
 
 LOGIT_SCALE = 2.659
@@ -71,20 +73,21 @@ class Steps:
         stage.train()
 
     def run(self, steps: int = 1) -> dict[str, float]:
-        """Do some; the terms of the last one."""
-        values: dict[str, float] = {}
+        """Do some; the terms of the last one, for which alone the device is waited for."""
+        scalars: Scalars | None = None
+        device = next(self.stage.parameters()).device
         for _ in range(steps):
             set_lr(self.optimizer, lr_at(self.done, 10_000, self.optim.warmup_steps))
             self.optimizer.zero_grad(set_to_none=True)
-            terms = backward(self.spread, next(self.batches), self.scaler)
+            terms = backward(self.spread, to_device(next(self.batches), device), self.scaler)
             self.scaler.unscale_(self.optimizer)
             terms["grad_norm"] = clip_gradients(self.optimizer, self.optim.grad_clip)
-            values = dict(zip(terms, torch.stack([t.detach().float() for t in terms.values()]).tolist(), strict=True))
+            scalars = Scalars(terms)  # before the step changes a parameter that is among them
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.stage.after_step()
             self.done += 1
-        return values
+        return scalars.values() if scalars else {}
 
 
 def _round_and_round(batches: Iterable[Any]) -> Iterator[Any]:

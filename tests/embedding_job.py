@@ -23,9 +23,9 @@ from fake_embedder import FakeEmbedder
 from proclip.config import EmbedderConfig
 from proclip.data import embed_plan
 from proclip.embed import embed_captions
-from proclip.errors import ProclipError
+from proclip.errors import Preempted, ProclipError
 from proclip.models.embedder import Encoded, TextEmbedder, load_embedder
-from proclip.runs.embed import stopping
+from proclip.train.interruption import stopping
 
 CAPTIONS = [(f"{n}#short", f"{'a rather ' * (n * 7 % 11)}long text {n % 450}") for n in range(600)]
 LONGEST_RUN, GRACE = 120.0, 2.0
@@ -51,8 +51,8 @@ def start(embedder: TextEmbedder, folder: Path, number: int, processes: int, mee
                 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=processes)
             embed_captions(CAPTIONS, embedder, folder, "float16")
         status = 0
-    except KeyboardInterrupt:
-        status = 130
+    except Preempted:
+        status = 143
     except (ProclipError, RuntimeError):  # another process is gone
         status = 2
     finally:

@@ -259,12 +259,16 @@ def run(arguments: argparse.Namespace) -> int:
         _evaluate(arguments)
     elif arguments.verb == "quickstart":
         from .runs.quickstart import quickstart
+        from .train.interruption import stopping
 
-        quickstart(arguments.out, seed=arguments.seed, short=arguments.short)
+        with stopping():
+            quickstart(arguments.out, seed=arguments.seed, short=arguments.short)
     elif arguments.verb == "ablate":
         from .runs.ablate import ablate
+        from .train.interruption import stopping
 
-        ablate(arguments.out, seeds=arguments.seeds, split=arguments.split)
+        with stopping():
+            ablate(arguments.out, seeds=arguments.seeds, split=arguments.split)
     elif arguments.verb == "convert":
         _convert(arguments)
     elif arguments.verb == "inspect":
@@ -282,8 +286,9 @@ def _train(arguments: argparse.Namespace) -> None:
     """What several processes share."""
     from .distributed import launched
     from .runs.recipes import find_recipe
+    from .train.interruption import stopping
 
-    with launched():
+    with stopping(), launched():
         if arguments.verb == "embed":
             from .runs.embed import embed_recipes
 
@@ -345,8 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command ``proclip``.
 
     Returns:
-        0, also when SIGTERM came and a checkpoint was written; 1 if ``data check`` found something; 2 for bad input;
-        130 when interrupted.
+        0, also when SIGTERM came and the same command goes on from here; 1 if ``data check`` found something; 2 for
+        bad input; 130 when interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -356,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except Preempted as stopped:
         if stopped.where:  # of several processes one speaks
-            print(f"proclip: SIGTERM: {stopped.where}; the same command goes on from there", file=sys.stderr)
+            print(f"proclip: SIGTERM: {stopped.where}; the same command goes on from here", file=sys.stderr)
         return 0
     except KeyboardInterrupt:
         print("proclip: interrupted; the same command goes on from here", file=sys.stderr)

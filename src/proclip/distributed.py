@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from .errors import ProclipError
 
 T = TypeVar("T")
+_COMPARING = ContextVar("comparing", default=False)
 logger = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: one may have work to do for all. One that dies ends the job at once."""
@@ -138,16 +140,31 @@ def gather(tensor: Tensor) -> Tensor:
     """All processes' rows, in the order of ranks, with gradient: [b, ...] -> [n, ...], n = b * world_size.
 
     Every process must call it, and with a floating tensor that needs a gradient every process must run the backward
-    pass, which is a collective operation too.
+    pass, which is a collective operation too. Their tensors must be of one size; see `comparing_sizes`.
 
     Raises:
-        ProclipError: the processes' tensors are not of one size.
+        ProclipError: within `comparing_sizes`, they are not.
     """
     if world_size() == 1:
         return tensor
-    _check_even(tensor)
+    if _COMPARING.get():
+        _check_even(tensor)
     gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
     return gathered
+
+
+@contextmanager
+def comparing_sizes() -> Iterator[None]:
+    """Within it every `gather` compares the processes' sizes first, which waits for the device.
+
+    For the first step of training: the order of the data gives all later batches the same sizes. Every process must
+    enter it for the same calls.
+    """
+    token = _COMPARING.set(True)
+    try:
+        yield
+    finally:
+        _COMPARING.reset(token)
 
 
 def own_rows(count: int) -> slice | None:

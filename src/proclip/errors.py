@@ -8,12 +8,12 @@ class ProclipError(Exception):
 
 
 class Preempted(SystemExit):
-    """SIGTERM came: training has stopped after a whole step with a checkpoint, and the process ends with status 0."""
+    """SIGTERM came: what is done is kept, the same command goes on from here, and the process ends with status 0."""
 
     def __init__(self, where: str) -> None:
         super().__init__(0)
         self.where = where
-        """Stage and step, in words; empty in all processes but the main one."""
+        """What is done, such as stage and step, in words; empty in all processes but the main one."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

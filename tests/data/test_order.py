@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,10 @@ from proclip.seeding import generator
 
 def whole_epoch(order: Order, epoch: int) -> list[Draw]:
     draws = order.epoch(epoch)
-    return [draws[place] for place in range(len(draws))]
+    items, copies = draws.at(np.arange(len(draws)))
+    found = [Draw(int(item), int(copy)) for item, copy in zip(items, copies, strict=True)]
+    assert found == [draws[place] for place in range(len(draws))]
+    return found
 
 
 def test_one_source_is_one_permutation() -> None:

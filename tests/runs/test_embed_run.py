@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from proclip.config import DataConfig, DistillConfig, EmbedderConfig, Recipe, Tu
 from proclip.data.store import EmbeddingStore
 from proclip.models.clip import Clip
 from proclip.models.embedder import Encoded, LazyEmbedder
-from proclip.runs.embed import Rates, embed_recipes, stopping
+from proclip.runs.embed import Rates, embed_recipes
 
 RECIPE = (
     HEAD
@@ -78,20 +76,6 @@ def test_rates_are_those_of_this_run() -> None:
     assert rates(1000, 5000, 0, 50.0) == ""
     assert rates(1600, 5000, 6000, 52.0) == "300 texts/s, 3,000 tokens/s, 0:00:11 left"
     assert Rates()(10, 20, 0, 0.0) == ""
-
-
-def test_a_first_signal_stops_and_a_second_does_not_disturb() -> None:
-    saved, before = [], signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stopping():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
-            saved.append(True)
-    assert saved
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow

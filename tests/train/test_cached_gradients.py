@@ -117,6 +117,16 @@ def test_dropout_is_drawn_again_as_it_was(case: str) -> None:
     assert any(not torch.equal(tensor, wanted[name]) for name, tensor in other.items())
 
 
+def test_nothing_is_encoded_twice_where_only_the_temperature_is_trained() -> None:
+    stage, batch = moved(tiny_stage(dropout=0.0)), next(TinyPairs().epoch(0))
+    for tower in (stage.image_tower, stage.adapter):
+        tower.requires_grad_(False)
+    wanted, passes = found(stage, batch), []
+    stage.adapter.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    assert_same(found(stage, in_parts(batch, 2)), wanted)
+    assert "logit_scale" in wanted and passes == [2, 2, 2]
+
+
 def test_dropout_of_the_image_tower_too() -> None:
     stage, parts = moved(tiny_stage(dropout=0.5)), in_parts(next(TinyPairs().epoch(0)), 2)
     seed_all(1)

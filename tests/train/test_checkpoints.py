@@ -135,6 +135,34 @@ def test_the_best_step_is_kept_and_remembered(tmp_path: Path, best_is: str, step
     assert tiny_tune.train(tmp_path, log=log).best == result.best
 
 
+@pytest.mark.parametrize("step", [8, 16, 24])
+def test_an_evaluation_that_was_killed_is_made_again(tmp_path: Path, step: int) -> None:
+    """Its step's checkpoint is there; the resumed run measures it first, and ends as if nothing had happened."""
+    log = LogConfig(every_steps=1, checkpoint_every_steps=50, keep_best="acc1")
+    measured: list[int] = []
+
+    def evaluate(now: int) -> dict[str, float]:
+        torch.rand(now)
+        measured.append(now)
+        if measured.count(now) == 1 and now == step:
+            raise RuntimeError("killed")
+        return {"acc1": FIGURES[now]}
+
+    whole = tiny_tune.train(tmp_path / "whole", log=log, hooks=[Hook(8, lambda now: {"acc1": FIGURES[now]})])
+    with pytest.raises(RuntimeError, match="killed"):
+        tiny_tune.train(tmp_path / "run", log=log, hooks=[Hook(8, evaluate)])
+    result = tiny_tune.train(tmp_path / "run", log=log, hooks=[Hook(8, evaluate)])
+    assert (result.resumed_at, result.best) == (step, whole.best)
+    assert measured == sorted([8, 16, 24, step])
+    folders = [tmp_path / name / "checkpoints" / "tune" for name in ("whole", "run")]
+    for name in ("stage.safetensors", "optimizer.safetensors", "rng.safetensors"):
+        first, second = ((folder / "step-00000024" / name).read_bytes() for folder in folders)
+        assert first == second
+    assert all(checkpoint_path(folder, 16).is_dir() for folder in folders)
+    assert tiny_tune.train(tmp_path / "run", log=log, hooks=[Hook(8, evaluate)]).best == whole.best
+    assert len(measured) == 4
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [("zero_shot/acc5", "is no figure that was measured; near it: eval/mini/zero_shot/acc1"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from proclip.data.batches import TuneBatch
 from proclip.errors import Preempted
 from proclip.train import interruption
 from proclip.train.checkpoint import latest_checkpoint
+from proclip.train.loop import Hook
 
 TOTAL = EPOCHS * STEPS_PER_EPOCH
 
@@ -53,6 +55,16 @@ def test_sigterm_completes_the_step_and_saves(tmp_path: Path, step: int) -> None
     assert tiny_tune.train(tmp_path).resumed_at == step
 
 
+def test_a_signal_leaves_the_evaluation_to_the_resumed_run(tmp_path: Path) -> None:
+    measured: list[int] = []
+    hook = Hook(8, lambda step: {"steps": float(measured.append(step) or step)})
+    with pytest.raises(Preempted):
+        tiny_tune.train(tmp_path, Signalled({8: signal.SIGTERM}), hooks=[hook])
+    assert not measured and saved(tmp_path) == "step-00000008"
+    assert tiny_tune.train(tmp_path, hooks=[hook]).resumed_at == 8
+    assert measured == [8, 16, 24]
+
+
 def test_what_torchrun_passes_on_is_the_same_signal(tmp_path: Path) -> None:
     class Twice(Signalled):
         def epoch(self, epoch: int, start: int = 0) -> Iterator[TuneBatch]:
@@ -84,19 +96,39 @@ def test_a_second_signal_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "once\n")
 
 
-def test_a_signal_on_which_nobody_acted_is_not_lost() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), interruption.Interruption():
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)])
+def test_a_signal_on_which_nobody_acted_is_not_lost(number: int, error: type[BaseException]) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(error), interruption.Interruption():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Preempted)])
+def test_a_first_signal_stops_and_a_second_does_not_disturb(number: int, error: type[BaseException]) -> None:
+    saved, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(error), interruption.stopping():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+            saved.append(True)
+    assert saved
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_fit_holds_the_signals_of_the_verb(tmp_path: Path) -> None:
+    with pytest.raises(Preempted) as stopped, interruption.stopping():
+        tiny_tune.train(tmp_path, Signalled({7: signal.SIGTERM}))
+    assert stopped.value.where.startswith("tune: stopped after step 7") and saved(tmp_path) == "step-00000007"
 
 
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [(Preempted("tune: stopped after step 7 of 9"), 0,
-      "proclip: SIGTERM: tune: stopped after step 7 of 9; the same command goes on from there\n"),
+      "proclip: SIGTERM: tune: stopped after step 7 of 9; the same command goes on from here\n"),
      (Preempted(""), 0, ""),
      (KeyboardInterrupt(), 130, "proclip: interrupted; the same command goes on from here\n")],
 )  # fmt: skip

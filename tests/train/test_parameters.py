@@ -141,6 +141,8 @@ def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFix
         (2e-3, 0.05, False),
         (2e-3, 0.0, False),
     ]
+    assert {row["rule"] for row in rows} == {"norm", "^image_tower", "default"} and "default" in printed
+    assert [row["rule"] for row in tower] == ["^image_tower", "^image_tower"]
     assert tower[0]["names"] == ["image_tower.hidden.weight", "image_tower.project.weight"]
     assert [row["frozen"] for row in rows if any("norm" in name for name in row["names"])] == [True]
     tiny_tune.train(tmp_path, stage=tiny_stage(optim=OptimConfig(lr=1e-2, rules=rules)), epochs=1)

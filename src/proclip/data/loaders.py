@@ -26,7 +26,7 @@ from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .columns import batched
 from .dataset import Samples, check_captions
 from .image_loading import ImageLoader, Loaded, stacked
-from .order import Block, Order
+from .order import Block, Order, Pass
 from .store import EmbeddingStore, caption_key
 
 B = TypeVar("B")
@@ -111,15 +111,21 @@ class DistillBatches:
             yield self.llm.at(torch.from_numpy(self._llm_rows[start : start + EMBEDS_A_PART]))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
-        """The batches of a pass, without the first `start`."""
+        """The batches of a pass, without the first `start`; the next ones are read while one is used."""
         order = self._order.epoch(epoch)
-        for places in self._order.places(start):
-            items = np.array([order[place].item for place in places])
-            texts = items if self._learned is None else self._learned[items]
-            yield DistillBatch(
-                llm_embeds=self.llm.at(torch.from_numpy(self._llm_rows[texts])),
-                teacher_embeds=self.teacher.at(torch.from_numpy(self._teacher_rows[texts])),
-            )
+
+        def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], DistillBatch]:
+            return pool.submit(self._batch, order, places).result
+
+        return ahead(self._order.places(start), make)
+
+    def _batch(self, order: Pass, places: range) -> DistillBatch:
+        items, _ = order.at(np.asarray(places))
+        texts = items if self._learned is None else self._learned[items]
+        return DistillBatch(
+            llm_embeds=self.llm.at(torch.from_numpy(self._llm_rows[texts])),
+            teacher_embeds=self.teacher.at(torch.from_numpy(self._teacher_rows[texts])),
+        )
 
 
 class _ImageBatches(ABC, Generic[B]):

@@ -62,10 +62,11 @@ class Pass:
     """
 
     def __init__(self, blocks: Sequence[Block], seed: int, epoch: int) -> None:
-        self._blocks = blocks
         self._items = np.cumsum([0, *(block.count for block in blocks)])
         self._draws = np.cumsum([0, *(block.draws for block in blocks)])
-        self._extra = [_rounds(block, seed, number, epoch) for number, block in enumerate(blocks)]
+        self._counts, self._turns = np.array([(block.count, int(block.weight)) for block in blocks]).T
+        self._extra_starts = np.cumsum([0, *(block.extra for block in blocks)])
+        self._extra = np.concatenate([_rounds(block, seed, number, epoch) for number, block in enumerate(blocks)])
         count = int(self._draws[-1])
         self._order: Numbers = torch.randperm(count, generator=generator(seed, "order", epoch)).numpy()
 
@@ -73,14 +74,18 @@ class Pass:
         return len(self._order)
 
     def __getitem__(self, place: int) -> Draw:
-        draw = int(self._order[place])
-        number = int(np.searchsorted(self._draws, draw, side="right")) - 1
-        block, own = self._blocks[number], draw - int(self._draws[number])
-        copy, item = divmod(own, block.count)
-        if copy == int(block.weight):
-            item, again = divmod(int(self._extra[number][item]), 2)
-            copy += again
-        return Draw(int(self._items[number]) + item, copy)
+        items, copies = self.at(np.array([place]))
+        return Draw(int(items[0]), int(copies[0]))
+
+    def at(self, places: Numbers) -> tuple[Numbers, Numbers]:
+        """The draws at some places [n]: their items and copies, [n] each."""
+        draws = self._order[places]
+        number = np.searchsorted(self._draws, draws, side="right") - 1
+        copies, items = np.divmod(draws - self._draws[number], self._counts[number])
+        once_more = copies == self._turns[number]
+        items[once_more], again = np.divmod(self._extra[self._extra_starts[number[once_more]] + items[once_more]], 2)
+        copies[once_more] += again
+        return self._items[number] + items, copies
 
 
 def _rounds(block: Block, seed: int, number: int, epoch: int) -> Numbers:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from rich.console import Console
@@ -142,14 +139,13 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
             warn_of_raw_states(recipe)
     data, store, device = ImageCaptions.of(first.data), Path(first.data.store), pick_device()
     own = embedder if embedder is not None else LazyEmbedder(first.embedder, device)
-    with stopping():
-        _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device)
-        columns = [column for recipe in recipes for column in needed_columns(recipe)[0]]
-        try:
-            _add("LLM", store / "llm", own, first.data.store_dtype, _captions(data, columns))
-        finally:
-            if isinstance(own, LazyEmbedder) and embedder is None:
-                own.close()
+    _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device)
+    columns = [column for recipe in recipes for column in needed_columns(recipe)[0]]
+    try:
+        _add("LLM", store / "llm", own, first.data.store_dtype, _captions(data, columns))
+    finally:
+        if isinstance(own, LazyEmbedder) and embedder is None:
+            own.close()
 
 
 def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: Path, device: str) -> None:
@@ -185,27 +181,6 @@ def _add(
         line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
         Console(stderr=True).print(line, highlight=False, soft_wrap=True)
     return counts
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, once: further signals do not disturb the saving."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for one in signals:
-            signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(one, stop) for one in signals]
-    try:
-        yield
-    finally:
-        for one, handler in zip(signals, before, strict=True):
-            signal.signal(one, handler)
 
 
 @contextmanager

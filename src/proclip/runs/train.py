@@ -168,7 +168,10 @@ def _start_from(model: ProCLIP, name: str) -> None:
 
 def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
     """Puts the number of broken pictures into the metrics, once there are any."""
-    return Hook(log.every_steps, lambda step: {"broken_images": count} if (count := broken.total()) else {})
+    def count(step: int) -> dict[str, float]:
+        return {"broken_images": total} if (total := broken.total()) else {}
+
+    return Hook(log.every_steps, count, quick=True)
 
 
 def _say_broken(broken: BrokenImages, folder: Path) -> None:

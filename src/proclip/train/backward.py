@@ -47,13 +47,16 @@ def _in_parts(spread: Parallel, batch: MicroBatches[Any], scaler: torch.amp.Grad
     embeds, targets, ids, states = _encode_all(stage, batch)
     terms = _differentiate(stage.objective(embeds, targets, ids), scaler)
     gradients = {name: leaf.grad for name, leaf in embeds.items() if leaf.grad is not None}
+    if not any(p.requires_grad for tower in stage.children() for p in tower.parameters()):
+        return terms  # nothing but the objective's own parameters is trained
     after, start = _random_state(stage), 0
     for place, (part, state) in enumerate(zip(batch.parts, states, strict=True), 1):
         _set_random_state(stage, state)
         with spread.no_sync() if place < len(states) else nullcontext():
-            again = {name: tensor for name, tensor in spread.encode(part).items() if tensor.requires_grad}
+            again = spread.encode(part)
             end = start + len(next(iter(again.values())))
-            torch.autograd.backward(list(again.values()), [gradients[name][start:end] for name in again])
+            given = {name: gradients[name][start:end] for name, tensor in again.items() if tensor.requires_grad}
+            torch.autograd.backward([again[name] for name in given], list(given.values()))
         start = end
     _set_random_state(stage, after)
     return terms

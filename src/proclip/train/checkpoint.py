@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..distributed import barrier, from_all, is_main, rank, sharded_as, whole, world_size
 from ..errors import ProclipError
+from ..files import read_json, write_json
 from ..models.proclip import load_weights
 from ..seeding import derive_seed
 from .optim import named_parameters
@@ -59,7 +60,7 @@ class Checkpoints:
     Args:
         folder: of the stage's checkpoints.
         keep: how many of the newest stay.
-        best: whose checkpoint stays too; set it before `save`.
+        best: whose checkpoint stays too.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, best: Best | None = None) -> None:
@@ -91,8 +92,8 @@ class Checkpoints:
         copies = {f"{part}.safetensors": self._copy(part, tensors) for part, tensors in parts.items()}
         if not is_main():
             return
-        best = None if self.best is None else dataclasses.asdict(self.best)
-        state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "best": best, **extra}
+        state = {"format_version": FORMAT_VERSION, "step": step, "processes": world_size(), "best": _values(self.best)}
+        state |= extra
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()  # the copies are there
         self._writing = self._thread.submit(self._write, step, copies, json.loads(json.dumps(state)), self.best)
@@ -105,6 +106,18 @@ class Checkpoints:
         """
         self._join()
         barrier()
+
+    def amend(self, step: int, best: Best | None, extra: Mapping[str, Any]) -> None:
+        """Change what the newest checkpoint says of the best step and some extra values; waits until it is there.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._join()
+        self.best = best
+        if is_main():
+            path = checkpoint_path(self.folder, step) / STATE
+            write_json(path, {**read_json(path), "best": _values(best), **extra})
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint, what is being written awaited."""
@@ -164,6 +177,10 @@ class Checkpoints:
         self._thread.shutdown()  # waits
         if kind is None:
             self._join()
+
+
+def _values(best: Best | None) -> dict[str, Any] | None:
+    return None if best is None else dataclasses.asdict(best)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

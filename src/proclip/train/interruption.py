@@ -1,4 +1,4 @@
-"""Ctrl-C and preemption: the step is completed and a checkpoint written before the process ends."""
+"""Ctrl-C and preemption: a step is completed and a checkpoint written before the process ends; else it ends at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
@@ -19,6 +21,39 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_SIGNAL_S = 2.0
 """Signals within so many seconds of the first are that one: torchrun passes on what the terminal or the scheduler has
 sent to all processes already."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """The first signal ends the block, wherever it is; further ones do not disturb what it does on its way out.
+
+    Within an `Interruption` signals are that one's. Outside the main thread they stay what they are.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came.
+        Preempted: SIGTERM came.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        _end(number, "stopped")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(one, stop) for one in SIGNALS]
+    try:
+        yield
+    finally:
+        for one, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(one, handler)
+
+
+def _end(number: int, where: str) -> NoReturn:
+    if number == signal.SIGTERM:
+        raise Preempted(where if is_main() else "")
+    raise KeyboardInterrupt
 
 
 class Interruption:
@@ -53,16 +88,12 @@ class Interruption:
             KeyboardInterrupt: SIGINT came.
             Preempted: SIGTERM came.
         """
-        if self.signal == signal.SIGTERM:
-            raise Preempted(where if is_main() else "")
-        raise KeyboardInterrupt
+        _end(self.signal, where)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self._own:
             self._own, self._since = number, time.monotonic()
         elif time.monotonic() - self._since >= ONE_SIGNAL_S:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
             self._restore()
             os.kill(os.getpid(), number)
 
@@ -81,4 +112,4 @@ class Interruption:
     ) -> None:
         self._restore()
         if self._own and kind is None:  # it came after the last step: nobody has acted on it
-            os.kill(os.getpid(), self._own)
+            _end(self._own, "stopped after the last step of a stage; its checkpoint is written")

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..config import LogConfig, OptimConfig
 from ..data.batches import BatchSource, MicroBatches
-from ..distributed import check_alike, from_main, is_main, world_size
+from ..distributed import check_alike, comparing_sizes, from_main, is_main, world_size
 from ..errors import ProclipError
 from .backward import backward
 from .checkpoint import Best, Checkpoints, latest_checkpoint, load_checkpoint, part_generators
@@ -28,6 +29,9 @@ from .progress import Progress
 from .record import SIGNAL, Record, Scalars
 from .stages import Stage
 
+UNMEASURED = "unmeasured"
+"""In a checkpoint's state: hooks are due after its step, and have not run to their end."""
+
 
 @dataclass(frozen=True)
 class Hook:
@@ -36,7 +40,9 @@ class Hook:
     every_steps: int
     """Steps between two calls."""
     run: Callable[[int], Mapping[str, float]]
-    """Given the number of steps done; may put the stage into evaluation mode."""
+    """Given the number of steps done; may put the stage into evaluation mode, and draw random numbers."""
+    quick: bool = False
+    """It takes no time: no checkpoint is written before it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ def fit(
     """Train a stage from its newest checkpoint, if `checkpoints_of` it has one, to its end.
 
     A resumed run ends with the weights of an uninterrupted one, on a CPU bit for bit; a stage that had ended is
-    loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first. Several
+    loaded and left as it is. On Ctrl-C and SIGTERM the step is completed and a checkpoint written first. Before hooks
+    that are not quick a checkpoint is written too; a run that ends before they have, is resumed with them. Several
     processes all call it, each with its own part of the samples: N train as one does whose batch is N times as large.
 
     Raises:
@@ -84,7 +91,7 @@ def fit(
     groups = parameter_groups(trained.groups(), optim, trained.layers_above())
     optimizer, scaler = build_optimizer(trained.groups(), optim, trained.layers_above()), build_scaler(optim, device)
     plan = {"stage": name, "global_batch": samples, "steps_per_epoch": source.steps_per_epoch, "total_steps": total}
-    start, best, so_far = _resume(folder, plan, trained, optimizer, scaler)
+    start, best, unmeasured, so_far = _resume(folder, plan, trained, optimizer, scaler)
     if is_main() and start < total:
         show_parameters(run_dir, name, groups)
     logger.start_stage(name, start)
@@ -97,9 +104,12 @@ def fit(
     milestones = _Milestones(spread, optimizer, scaler, plan, record, hooks, log)
     trained.train()
     with progress, frozen(groups), interruption, checkpoints:
+        if unmeasured:
+            milestones.measure(start)
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
-            scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
+            with comparing_sizes() if step == start + 1 else nullcontext():
+                scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
             record.add(step, lr, scalars)
             milestones.after(step)
         checkpoints.wait()
@@ -152,25 +162,37 @@ class _Milestones:
             KeyboardInterrupt, Preempted: a signal came.
         """
         record, checkpoints, interruption = self.record, self.record.checkpoints, self.record.interruption
-        due = [hook for hook in self.hooks if step % hook.every_steps == 0]
+        quick, slow = self._due(step, quick=True), self._due(step, quick=False)
         last, save = step == record.total, step % self.log.checkpoint_every_steps == 0
-        if not (due or last or save or interruption.signal):
+        if not (quick or slow or last or save or interruption.signal):
             return
         record.settle()
-        best = self._better(step, self._run(due, step), all_ran=len(due) == len(self.hooks))
-        if last or save or interruption.signal or best != checkpoints.best:
-            checkpoints.best = best
-            state = {"finished": last, "scaler": self.scaler.state_dict(), **record.state()}
+        self._run(quick, step)
+        if slow or last or save or interruption.signal:
+            state = {"finished": last, UNMEASURED: bool(slow), "scaler": self.scaler.state_dict(), **record.state()}
             checkpoints.save(step, self.spread.stage, self.optimizer, {**self.plan, **state})
         if interruption.signal:
             checkpoints.wait()
             interruption.stop(f"{record.name}: stopped after step {step} of {record.total}; its checkpoint is written")
+        if slow:
+            self.measure(step)
+
+    def measure(self, step: int) -> None:
+        """Run what takes its time after a step whose checkpoint is written, and note there what it found."""
+        slow = self._due(step, quick=False)
+        all_ran = len(slow) == sum(not hook.quick for hook in self.hooks)
+        best = self._better(step, self._run(slow, step), all_ran=all_ran)
+        self.record.checkpoints.amend(step, best, {UNMEASURED: False})
+
+    def _due(self, step: int, *, quick: bool) -> list[Hook]:
+        return [hook for hook in self.hooks if hook.quick == quick and step % hook.every_steps == 0]
 
     def _run(self, due: Sequence[Hook], step: int) -> dict[str, float]:
-        """Run and log hooks: all that they found."""
+        """Run and log hooks: all that they found. Training goes on with the random numbers that it would have had."""
         found: dict[str, float] = {}
+        device = next(self.spread.stage.parameters()).device
         for hook in due:
-            with self.spread.gathered():
+            with self.spread.gathered(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 metrics = hook.run(step)
             if metrics:
                 self.record.logger.log(self.record.name, step, self.record.epoch(step), metrics)
@@ -197,8 +219,10 @@ class _Milestones:
 
 def _resume(
     folder: Path, plan: Mapping[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> tuple[int, Best | None, dict[str, Any]]:
-    """Load the newest checkpoint: steps done, best step, state of the record; 0 and nothing without one.
+) -> tuple[int, Best | None, bool, dict[str, Any]]:
+    """Load the newest checkpoint: steps done, best step, whether hooks are yet to run, state of the record.
+
+    Without one: 0 and nothing.
 
     Raises:
         ProclipError: a checkpoint does not fit, or the processes do not read the same data.
@@ -207,14 +231,15 @@ def _resume(
     path = from_main(latest_checkpoint(folder) if is_main() else None)
     if path is None:
         part_generators()
-        return 0, None, {}
-    state = load_checkpoint(path, stage, optimizer)
+        return 0, None, False, {}
+    state = from_main(load_checkpoint(path, stage, optimizer))
     for key, wanted in plan.items():
         if state[key] != wanted:
             raise ProclipError(f"{path} has {key} {state[key]}, this run {wanted}; train it into another run folder")
     scaler.load_state_dict(state["scaler"])
     best = Best(**state["best"]) if state["best"] else None
-    return state["step"], best, {name: state[name] for name in ("seconds", "metrics")}
+    so_far = {name: state[name] for name in ("seconds", "metrics")}
+    return state["step"], best, state.get(UNMEASURED, False), so_far
 
 
 def _batches(source: BatchSource[Any], start: int, total: int, device: torch.device) -> Iterator[Any]:
@@ -227,7 +252,7 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
     while done < total:
         epoch, skip = divmod(done, source.steps_per_epoch)
         for batch in source.epoch(epoch, skip):
-            yield _to_device(batch, device)
+            yield to_device(batch, device)
             done += 1
         if done != (epoch + 1) * source.steps_per_epoch:
             raise ProclipError(
@@ -235,15 +260,22 @@ def _batches(source: BatchSource[Any], start: int, total: int, device: torch.dev
             )
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """A batch dataclass with its tensors on `device`; the parts of one in parts go there as they are walked."""
     if device.type == "cpu":
         return batch
     values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    moved: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in values.items() if isinstance(t, Tensor)}
+    moved: dict[str, Any] = {name: _moved(t, device) for name, t in values.items() if isinstance(t, Tensor)}
     if isinstance(batch, MicroBatches):
         moved["parts"] = _OnDevice(batch.parts, device)
     return dataclasses.replace(batch, **moved)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; from page-locked memory to a GPU, or the copy would wait for the steps before it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -254,4 +286,4 @@ class _OnDevice:
     device: torch.device
 
     def __iter__(self) -> Iterator[Any]:
-        return (_to_device(part, self.device) for part in self.parts)
+        return (to_device(part, self.device) for part in self.parts)

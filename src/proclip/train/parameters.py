@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from ..config import OptimConfig, ParameterRule
@@ -20,6 +21,8 @@ from ..files import read_json, write_json
 
 FILE = "parameters.json"
 """In the run folder: the table of each stage."""
+DEFAULT = "default"
+"""What is said to have decided where no rule matched."""
 UNDECAYED = "logit_scale"
 """Group without decay, whatever the shape of its parameters."""
 
@@ -36,6 +39,8 @@ class ParameterGroup:
     """Decay."""
     frozen: bool
     """Not trained."""
+    rule: str
+    """Pattern of the rule that decided, `DEFAULT` where none matched."""
     named: list[tuple[str, nn.Parameter]] = field(default_factory=list, repr=False)
     """The parameters, with their names in the stage."""
 
@@ -54,7 +59,7 @@ def parameter_groups(
 
     Args:
         groups: trainable parameters by group name, as `Stage.groups` gives them.
-        config: rules and layer decay, and what holds where they say nothing.
+        config: rules and layer decay, and what holds where no rule matches.
         layers_above: of the image tower's parameters, as `Stage.layers_above` gives them.
 
     Returns:
@@ -68,7 +73,7 @@ def parameter_groups(
     if config.layer_decay is not None and not above.keys() & {name for named in groups.values() for name, _ in named}:
         raise ProclipError(f"optim.layer_decay: this stage trains no image tower; it trains {', '.join(groups)}")
     rules = (*config.rules, ParameterRule(match="", lr=config.lr, weight_decay=config.weight_decay))
-    found: dict[tuple[str, float, float, bool], ParameterGroup] = {}
+    found: dict[tuple[str, float, float, bool, str], ParameterGroup] = {}
     used: set[int] = set()
     for group, named in groups.items():
         decays = {name: parameter.ndim >= 2 and group != UNDECAYED for name, parameter in named}
@@ -80,7 +85,8 @@ def parameter_groups(
                 decay = config.weight_decay if rule.weight_decay is None else rule.weight_decay
             if config.layer_decay is not None:
                 lr *= config.layer_decay ** above.get(name, 0)
-            key = (group, 0.0, 0.0, True) if rule.freeze else (group, lr, decay, False)
+            pattern = rule.match if place < len(config.rules) else DEFAULT
+            key = (group, 0.0, 0.0, True, pattern) if rule.freeze else (group, lr, decay, False, pattern)
             found.setdefault(key, ParameterGroup(*key)).named.append((name, parameter))
     names = [name for named in groups.values() for name, _ in named]
     for place, rule in enumerate(config.rules):
@@ -106,15 +112,15 @@ def frozen(groups: Sequence[ParameterGroup]) -> Iterator[None]:
 
 def describe(name: str, groups: Sequence[ParameterGroup]) -> Table:
     """The table of a stage, to be printed."""
-    columns = ("group", "parameters", "numbers", "learning rate", "weight decay")
+    columns = ("group", "parameters", "numbers", "learning rate", "weight decay", "rule")
     table = Table(*columns, title=f"{name}: what is trained")
     for entry in groups:
         rates = ("frozen", "") if entry.frozen else (f"{entry.lr:.4g}", f"{entry.weight_decay:g}")
-        table.add_row(entry.group, str(len(entry.named)), f"{entry.numbers:,}", *rates)
+        table.add_row(entry.group, str(len(entry.named)), f"{entry.numbers:,}", *rates, Text(entry.rule))
     trained = [entry for entry in groups if not entry.frozen]
     counts = sum(len(entry.named) for entry in trained), sum(entry.numbers for entry in trained)
     table.add_section()
-    table.add_row("trained", str(counts[0]), f"{counts[1]:,}", "", "")
+    table.add_row("trained", str(counts[0]), f"{counts[1]:,}", "", "", "")
     return table
 
 
@@ -126,7 +132,8 @@ def show_parameters(run_dir: Path, name: str, groups: Sequence[ParameterGroup]) 
     rows = []
     for entry in groups:
         row = {"group": entry.group, "parameters": len(entry.named), "numbers": entry.numbers, "lr": entry.lr}
-        row |= {"weight_decay": entry.weight_decay, "frozen": entry.frozen, "names": [n for n, _ in entry.named]}
+        row |= {"weight_decay": entry.weight_decay, "frozen": entry.frozen, "rule": entry.rule}
+        row |= {"names": [name for name, _ in entry.named]}
         rows.append(row)
     write_json(path, tables | {name: rows})
 

@@ -197,11 +197,12 @@ class ImageTextTuning(Stage):
         """
         if not self.regularised:
             return {}
-        run_teacher = self._tuner.run_teacher
-        if run_teacher is None:
+        if self.config.teacher == "cached":
             if batch.teacher_embeds is None:
                 raise ProclipError("tune.teacher = 'cached': the batch has no teacher_embeds")
             return {"image": batch.teacher_embeds}
+        run_teacher = self._tuner.run_teacher
+        assert run_teacher is not None
         with _autocast(self.config.optim, batch.pixel_values):
             image_features = run_teacher(batch.pixel_values[:: self.config.teacher_stride])
         return {"image": _normalize(image_features)}
