@@ -129,6 +129,9 @@ def test_what_a_hit_says(pictures: Path, index: Path) -> None:
         (date(2023, 7, 1), date(2023, 7, 2), {"c.jpg"}),
         (datetime(2023, 7, 1, 12, 0, 0), datetime(2023, 7, 1, 12, 0, 1), {"c.jpg"}),
         ("2024", None, set()),
+        ("0001", "9999", {"a.png", "b.png", "c.jpg", "d.webp"}),
+        (date.max, None, set()),
+        (None, date.min, set()),
     ],
 )
 def test_dates(
@@ -211,6 +214,15 @@ def test_a_model_with_the_same_image_side_may_ask(pictures: Path, model: ProCLIP
     model.save_pretrained(moved)
     with Index.open(index, str(moved)) as opened:
         assert len(opened.search("a red square")) == 4
+
+
+def test_an_index_whose_first_run_failed_has_no_pictures_yet(model: ProCLIP, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProclipError, match="nowhere"):
+        update_index(tmp_path / "index", [pictures], str(tmp_path / "nowhere"))
+    with Index.open(tmp_path / "index") as opened, pytest.raises(ProclipError, match="has no pictures yet: proclip"):
+        opened.search("a red square")
+    with pytest.raises(ProclipError, match="has no pictures yet: proclip index FOLDER --model MODEL"):
+        Index.open(tmp_path / "index", model)
 
 
 def test_an_empty_index_finds_nothing(model: ProCLIP, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -65,14 +65,14 @@ class Index:
     def __init__(self, path: Path, model: Model | None, device: str) -> None:
         self.path, self.device = path, device
         self._name = str(model) if isinstance(model, (str, Path)) else None
-        self._encoder = encoder_of(model) if model is not None and self._name is None else None
+        self._encoder: Encoder | None = None
         self._lock = threading.RLock()
         self._catalogue = Catalogue(path)
         self._version = -1
         self._matched: tuple[Filter, Numbers] | None = None  # of the last filter: asked again with each letter typed
         try:
-            if self._encoder is not None:
-                self._check(self._encoder)
+            if model is not None and self._name is None:
+                self._encoder = self._checked(lambda: encoder_of(model))
             self._nearest = self._current()
         except BaseException:
             self._catalogue.close()
@@ -257,22 +257,25 @@ class Index:
         kept.sort(key=lambda row: (-row[0], row[1].paths))
         return [_hit(found, score) for score, found in kept[:k]]
 
-    def _check(self, encoder: Encoder) -> None:
+    def _checked(self, opened: Callable[[], Encoder]) -> Encoder:
         known = self._catalogue.fact("identity")
         if known is None:
             raise ProclipError(f"the index {self.path} has no pictures yet: proclip index FOLDER --model MODEL")
+        encoder = opened()
         check_identity(encoder, known, self._catalogue.fact("model"), self.path)
+        return encoder
 
     def _loaded(self) -> Encoder:
         with self._lock:
             if self._encoder is None:
-                name = self._name or self._catalogue.fact("model")
-                if name is None:
-                    raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
-                encoder = open_encoder(name, self.device)
-                self._check(encoder)
-                self._encoder = encoder
+                self._encoder = self._checked(self._opened)
             return self._encoder
+
+    def _opened(self) -> Encoder:
+        name = self._name or self._catalogue.fact("model")
+        if name is None:
+            raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
+        return open_encoder(name, self.device)
 
     def _encode_texts(self, texts: list[str]) -> Floats:
         if empty := [text for text in texts if not text.strip()]:

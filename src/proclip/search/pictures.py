@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -159,9 +158,9 @@ def _taken(image: Image) -> str | None:
 @cache
 def _heic() -> bool:
     """Whether Pillow reads HEIC; asks for it if the extra is there."""
-    if find_spec("pillow_heif") is None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # missing, or broken
         return False
-    from pillow_heif import register_heif_opener
-
     register_heif_opener()
     return True
