@@ -119,6 +119,10 @@ class ServedIndex:
         hits = self._index.search_vector(query_embeds, k)
         return [ServedHit(str(hit.id), hit.path.name, hit.score, hit.thumbnail) for hit in hits]
 
+    def vector_of(self, id: str) -> NDArray[np.float32] | None:
+        """Of a hit; None where it has left the index."""
+        return self._index.vector_of(int(id))
+
 
 def open_index(path: Path, model: ServedModel) -> ServedIndex:
     """Open an index of pictures that the model has encoded.
