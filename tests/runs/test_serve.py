@@ -91,7 +91,7 @@ def test_a_model_without_its_llm_serves_pictures(tiny_proclip_path: Path, tmp_pa
         status, answer = client.post("/v1/embeddings", {"input": "a"})
         assert status == 400
         assert str(tmp_path) not in json.dumps(answer)
-    with pytest.raises(ProclipError, match="nowhere' is neither .*: there is no such folder$"):
+    with pytest.raises(ProclipError, match=r"nowhere' is neither .*: there is no such folder$"):
         open_served(str(tmp_path / "nowhere"), "cpu")
     config["embedder"] = json.loads((tiny_proclip_path / "config.json").read_text())["embedder"] | {"max_length": 7}
     (folder / "config.json").write_text(json.dumps(config))

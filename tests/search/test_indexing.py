@@ -216,9 +216,9 @@ def test_nothing_changes_before_all_is_checked(
         update(forget=[other])
     with pytest.raises(ProclipError, match="mistyped is not a folder of the index"):
         update(forget=[other, tmp_path / "mistyped"])
-    with pytest.raises(ProclipError, match="mistyped is missing$"):
+    with pytest.raises(ProclipError, match=r"mistyped is missing$"):
         update(pictures, tmp_path / "mistyped")
-    with pytest.raises(ProclipError, match="a.png is a file, a folder is wanted"):
+    with pytest.raises(ProclipError, match=r"a\.png is a file, a folder is wanted"):
         update(pictures / "a.png")
     with Index.open(tmp_path / "index", model) as index:
         assert index.stats["folders"] == [str(other), str(pictures), str(third)]

@@ -120,7 +120,7 @@ def test_what_a_hit_says(pictures: Path, index: Path) -> None:
     assert small.format == "PNG" and small.size == (15, 10)
     copied = replace(found["c.jpg"], path=pictures / "gone.jpg", copies=(pictures / "too.jpg", pictures / "c.jpg"))
     assert copied.thumbnail(15) == found["c.jpg"].thumbnail(15)
-    with pytest.raises(ProclipError, match="gone.jpg: No such file"):
+    with pytest.raises(ProclipError, match=r"gone\.jpg: No such file"):
         replace(copied, copies=()).thumbnail()
     save(drawn(3, (800, 600)), pictures / "large.jpg")
     assert read(pictures / "large.jpg", at_least=256).image.size == (400, 300)

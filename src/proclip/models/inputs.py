@@ -76,7 +76,9 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
         array: Any = images
         return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
-        raise ProclipError(f"images: a path, a Pillow image, an array or a list of them is wanted, not {kind_of(images)}")
+        raise ProclipError(
+            f"images: a path, a Pillow image, an array or a list of them is wanted, not {kind_of(images)}"
+        )
     return list(images), False
 
 

@@ -134,8 +134,8 @@ def served_index(index: Index, model: ServedModel) -> ServedIndex:
     facts = index.stats
     if dict(facts["identity"] or {}) != dict(model.images.identity):
         raise ProclipError(
-            f"the index {index.path} was made with another model than is served, {facts['model'] or 'one without a name'}: "
-            "serve that one, or make an index with this one"
+            f"the index {index.path} was made with another model than is served, "
+            f"{facts['model'] or 'one without a name'}: serve that one, or make an index with this one"
         )
     return ServedIndex(index)
 

@@ -21,8 +21,17 @@ from .encoder import Encoder, Model, check_identity, encoder_of, open_encoder
 from .nearest import Nearest
 from .pictures import read, thumbnail
 from .query import (
-    Minus, PictureLike, Pictures, Texts, check_count, check_near, filter_of, parts_of, path_of, query_vector,
-)  # fmt: skip
+    Minus,
+    PictureLike,
+    Pictures,
+    Texts,
+    check_count,
+    check_near,
+    filter_of,
+    parts_of,
+    path_of,
+    query_vector,
+)
 from .vectors import DECIMALS, Floats, Numbers
 
 NEAR = 100

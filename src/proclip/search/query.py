@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -79,7 +78,10 @@ def path_of(value: str | Path, name: str) -> Path:
     """
     if not isinstance(value, (str, Path)) or "\0" in str(value):
         raise ProclipError(f"{name}: a path is wanted, not {kind_of(value)}")
-    return Path(os.path.expanduser(value)).resolve()
+    try:
+        return Path(value).expanduser().resolve()
+    except RuntimeError:  # ~someone
+        raise ProclipError(f"{name}: a path is wanted, and {value} begins with a user that is not here") from None
 
 
 def check_near(near: PictureLike | None) -> None:
@@ -164,8 +166,12 @@ def _numbers(weights: Sequence[float]) -> list[float]:
     wanted = f"numbers from 0 to {MOST_WEIGHT:g}"
     given = _items(weights, "weights", wanted)
     for one in given:
-        if isinstance(one, bool) or not isinstance(one, Real) or not 0 <= one <= MOST_WEIGHT:
-            hint = ": what is not wanted goes into minus, with its weight" if isinstance(one, Real) and one < 0 else ""
+        if isinstance(one, bool) or not isinstance(one, Real) or not 0 <= float(one) <= MOST_WEIGHT:
+            hint = (
+                ": what is not wanted goes into minus, with its weight"
+                if isinstance(one, Real) and float(one) < 0
+                else ""
+            )
             raise ProclipError(f"weights (--weights): {wanted} are wanted, not {kind_of(one)}{hint}")
     return [float(one) for one in given]
 

@@ -50,7 +50,7 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError) as error:
-        reason = isinstance(error, OSError) and error.strerror or one_line(error)
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
         raise ProclipError(f"cannot listen on {host}, port {port}: {reason}") from None
 
 
