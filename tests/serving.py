@@ -102,6 +102,7 @@ class FakeHit:
     content: bytes = b""
 
     def thumbnail(self) -> bytes:
+        assert threading.current_thread().name.startswith("decode")
         if not self.content:
             raise OSError("/secret/place/gone.png")
         return self.content
@@ -116,6 +117,7 @@ class FakeIndex:
         self.embeds = unit([[*np.asarray(colour) / 255, 0.1, 0, 0, 0, 0] for colour in COLOURS.values()])
 
     def __len__(self) -> int:
+        assert threading.current_thread().name.startswith("index")
         return len(self.pictures)
 
     def search(self, query_embeds: np.ndarray, k: int) -> list[FakeHit]:
@@ -130,6 +132,11 @@ class FakeIndex:
             )
             for n in np.argsort(-scores)[:k]
         ]
+
+    def vector_of(self, id: str) -> np.ndarray | None:
+        assert self.threads == {threading.current_thread().name}
+        name = id.removeprefix("/secret/").removesuffix(".png")
+        return self.embeds[list(self.pictures).index(name)] if name in self.pictures else None
 
 
 @dataclass

@@ -7,6 +7,10 @@ class ProclipError(Exception):
     """Bad input: the message names the file, key or field at fault and what would be right."""
 
 
+class NotHere(ProclipError):
+    """A checkpoint that is named is neither on this machine nor to be had from the hub."""
+
+
 class Preempted(SystemExit):
     """SIGTERM came: what is done is kept, the same command goes on from here, and the process ends with status 0."""
 

@@ -71,6 +71,12 @@ def test_stats(pictures: Path, index: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(stats) == 0
     assert "exact" in capsys.readouterr().out
     assert "--stats only reads" in refused(capsys, *stats, str(pictures))
+    (tmp_path / "latin.txt").write_bytes("Füchse".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text("\n")
+    for name, said in {"latin": "it is not UTF-8", "empty": "it has no text", "none": "No such file"}.items():
+        wanted = f"--texts {tmp_path / name}.txt: {said}"
+        line = refused(capsys, *stats, "--texts", str(tmp_path / f"{name}.txt"))
+        assert wanted in line and "texts in UTF-8, one a line, are wanted" in line
     assert "go with --stats" in refused(capsys, "index", "--json", "--index", str(index))
 
 
@@ -123,6 +129,8 @@ def test_mistakes_are_one_line(
     search = ["search", "--index", str(index)]
     assert "nothing is asked" in refused(capsys, *search)
     assert "--weights 'a,b': numbers with commas between" in refused(capsys, *search, "x", "--weights", "a,b")
+    assert "weights (--weights): numbers from 0 to 10" in refused(capsys, *search, "x", "--weights", "11")
+    assert "there is no folder" in refused(capsys, *search, "x", "--folder", str(tmp_path / "nowhere"))
     assert "k is 0" in refused(capsys, *search, "x", "-k", "0")
     assert "is not a date" in refused(capsys, *search, "x", "--after", "may")
     assert "make one: proclip index" in refused(capsys, "search", "x", "--index", str(tmp_path / "none"))

@@ -91,8 +91,12 @@ def test_a_model_without_its_llm_serves_pictures(tiny_proclip_path: Path, tmp_pa
         status, answer = client.post("/v1/embeddings", {"input": "a"})
         assert status == 400
         assert str(tmp_path) not in json.dumps(answer)
-    with pytest.raises(ProclipError, match="nowhere"):
+    with pytest.raises(ProclipError, match=r"nowhere' is neither .*: there is no such folder$"):
         open_served(str(tmp_path / "nowhere"), "cpu")
+    config["embedder"] = json.loads((tiny_proclip_path / "config.json").read_text())["embedder"] | {"max_length": 7}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ProclipError, match="not the one the adapter was trained with"):
+        open_served(str(folder), "cpu")
 
 
 def test_keys(tmp_path: Path) -> None:
@@ -107,6 +111,24 @@ def test_keys(tmp_path: Path) -> None:
         assert not bad or bad not in str(caught.value)
     with pytest.raises(ProclipError, match="cannot be read"):
         read_key(tmp_path / "nothing", {})
+
+
+def test_what_is_wrong_is_told_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proclip.runs.serve.open_served", lambda *_: pytest.fail("the model is loaded"))
+    for arguments, said in {
+        ("--port", "99999"): "--port 99999: a number from 0 (any that is free) to 65535 is wanted",
+        ("--port", "-1"): "--port -1: a number from 0",
+        ("--host", ""): "--host is empty",
+        ("--host", "a" * 64): "cannot listen on aaa",
+        ("--port", "0", "--index", str(tmp_path)): f"{tmp_path} is no index",
+        ("--port", "0", "--device", "abacus"): "device 'abacus' is not to be had here",
+        ("--set", "pixels=400000000"): "pixels is 400000000, and Pillow decodes 178956970 at most",
+    }.items():
+        assert main(["serve", "--model", "any", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("proclip: error: ") and error.count("\n") == 1 and said in error
 
 
 def test_an_unknown_limit_is_one_line(capsys: pytest.CaptureFixture[str], tiny_proclip_path: Path) -> None:
@@ -166,11 +188,11 @@ def test_an_index_is_searched_and_one_of_another_model_refused(
     tiny_proclip_path: Path, tiny_clip_path: Path, tiny_world: Path, tmp_path: Path, served: Any
 ) -> None:
     search = pytest.importorskip("proclip.search")
-    from proclip.runs.serve import open_index
+    from proclip.runs.serve import served_index
 
     model = ProCLIP.from_pretrained(tiny_proclip_path)
     search.update_index(tmp_path / "index", [tiny_world / "images"], model)
-    index = open_index(tmp_path / "index", served)
+    index = served_index(search.Index.open(tmp_path / "index"), served)
     with running(served, index=index) as client:
         _, answer = client.post("/v1/search", {"text": "a red square", "k": 4})
         with search.Index.open(tmp_path / "index", model) as direct:
@@ -183,7 +205,7 @@ def test_an_index_is_searched_and_one_of_another_model_refused(
         assert content[:4] == b"\x89PNG"
         assert client.get("/v1/models")[1]["data"][0]["pictures"] == len(index)
     with pytest.raises(ProclipError, match="was made with another model"):
-        open_index(tmp_path / "index", open_served("mini-clip", "cpu"))
+        served_index(search.Index.open(tmp_path / "index"), open_served("mini-clip", "cpu"))
 
 
 def test_pictures_of_another_mode_are_prepared(served: Any) -> None:

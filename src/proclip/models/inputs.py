@@ -34,12 +34,12 @@ def texts_of(texts: str | Iterable[str], name: str = "text") -> list[str]:
     if isinstance(texts, str):
         found = [texts]
     elif isinstance(texts, (bytes, Mapping, Set)) or not isinstance(texts, Iterable):
-        raise ProclipError(f"{name}s: a string or a list of strings is wanted, not {_kind(texts)}")
+        raise ProclipError(f"{name}s: a string or a list of strings is wanted, not {kind_of(texts)}")
     else:
         found = list(texts)
     for place, text in enumerate(found):
         if not isinstance(text, str):
-            raise ProclipError(f"{name} {place} of {len(found)} is not a string but {_kind(text)}")
+            raise ProclipError(f"{name} {place} of {len(found)} is not a string but {kind_of(text)}")
     check_texts(found)
     return found
 
@@ -74,7 +74,9 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
     if isinstance(array := _as_array(images), np.ndarray):
         return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
-        raise ProclipError(f"images: a path, a Pillow image, an array or a list of them is wanted, not {_kind(images)}")
+        raise ProclipError(
+            f"images: a path, a Pillow image, an array or a list of them is wanted, not {kind_of(images)}"
+        )
     return list(images), False
 
 
@@ -95,7 +97,7 @@ def open_picture(picture: Any, name: str) -> Image.Image:
     if isinstance(array := _as_array(picture), np.ndarray):
         picture = _from_array(array, name)
     if not isinstance(picture, Image.Image):
-        raise ProclipError(f"{name} is not a path, a Pillow image or an array, but {_kind(picture)}")
+        raise ProclipError(f"{name} is not a path, a Pillow image or an array, but {kind_of(picture)}")
     if fault := size_fault(picture.size):
         raise ProclipError(f"{name} is refused: {fault}")
     try:
@@ -125,5 +127,6 @@ def check_batch_size(batch_size: int) -> None:
         raise ProclipError(f"batch_size is {batch_size!r}: a whole number above 0 is wanted")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """A value's type and its beginning, for messages."""
     return "None" if value is None else f"{type(value).__name__} ({one_line(ValueError(repr(value)), 40)})"

@@ -45,7 +45,7 @@ def load(
     Raises:
         ProclipError: there is no such model, it is of another kind, or the device or the dtype is not known here.
     """
-    path, where, precision = model_folder(str(name)), _device(device), _dtype(dtype)
+    path, where, precision = model_folder(str(name)), known_device(device), _dtype(dtype)
     kind = model_kind(path, revision)
     model: ProCLIP | Clip
     if kind == "proclip":
@@ -99,7 +99,12 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _device(device: str | torch.device | None) -> str:
+def known_device(device: str | torch.device | None) -> str:
+    """The device itself, or `pick_device` where none is named.
+
+    Raises:
+        ProclipError: this machine does not have it.
+    """
     if device is None:
         return pick_device()
     try:

@@ -123,7 +123,7 @@ class ProCLIP(ImageTextModel, nn.Module):
                 if Path(config.model).is_dir() or config.model in OURS:
                     raise
                 elsewhere = "where it lies elsewhere, say so: ProCLIP.from_pretrained(..., embedder=PATH)"
-                raise ProclipError(f"{error}; {elsewhere}") from None
+                raise type(error)(f"{error}; {elsewhere}") from None
         return self._embedder
 
     def _located_embedder(self) -> EmbedderConfig:

@@ -81,12 +81,10 @@ def print_stats(path: Path, model: str | None, texts: Path | None, as_json: bool
     Returns:
         what is printed.
     """
+    lines = _lines(texts) if texts is not None else []
     with Index.open(path, model, pick_device()) as index:
         stats = index.stats
-        if texts is not None:
-            lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
-            if not lines:
-                raise ProclipError(f"{texts} has no text: one a line is wanted")
+        if lines:
             stats["recall_of_texts"] = index.recall(lines)
     if as_json:
         print(json.dumps(stats, indent=2, ensure_ascii=False))
@@ -97,6 +95,17 @@ def print_stats(path: Path, model: str | None, texts: Path | None, as_json: bool
             table.add_row(key.replace("_", " "), escape(_shown(value)))
     Console().print(table)
     return stats
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        reason = "" if lines else "it has no text"
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error.strerror) if isinstance(error, OSError) else "it is not UTF-8"
+    if reason:
+        raise ProclipError(f"--texts {path}: {reason}; texts in UTF-8, one a line, are wanted")
+    return lines
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -17,13 +18,13 @@ from PIL.Image import Image
 from rich.console import Console
 
 from ..config import from_dict, merge_settings
-from ..errors import ProclipError, one_line
+from ..errors import NotHere, ProclipError, one_line
 from ..evaluate.dual_encoder import ImageEncoder, label_of
 from ..evaluate.open_model import open_model
 from ..evaluate.tower_images import TowerImages
 from ..models.embedder import Encoded, TextEmbedder
 from ..models.embedder_weights import require_packages
-from ..models.loading import model_folder, pick_device
+from ..models.loading import known_device, model_folder, model_kind
 from ..models.proclip import ProCLIP
 from ..serve import Limits, Texts
 
@@ -119,22 +120,22 @@ class ServedIndex:
         hits = self._index.search_vector(query_embeds, k)
         return [ServedHit(str(hit.id), hit.path.name, hit.score, hit.thumbnail) for hit in hits]
 
+    def vector_of(self, id: str) -> NDArray[np.float32] | None:
+        """Of a hit; None where it has left the index."""
+        return self._index.vector_of(int(id))
 
-def open_index(path: Path, model: ServedModel) -> ServedIndex:
-    """Open an index of pictures that the model has encoded.
+
+def served_index(index: Index, model: ServedModel) -> ServedIndex:
+    """An index of pictures that the model has encoded.
 
     Raises:
-        ProclipError: there is none, or it was made with another model.
+        ProclipError: it was made with another model.
     """
-    from ..search import Index
-
-    index = Index.open(path)
     facts = index.stats
     if dict(facts["identity"] or {}) != dict(model.images.identity):
-        index.close()
         raise ProclipError(
-            f"the index {path} was made with another model than is served, {facts['model'] or 'one without a name'}: "
-            "serve that one, or make an index with this one"
+            f"the index {index.path} was made with another model than is served, "
+            f"{facts['model'] or 'one without a name'}: serve that one, or make an index with this one"
         )
     return ServedIndex(index)
 
@@ -148,16 +149,15 @@ def open_served(name: str, device: str, called: str | None = None) -> ServedMode
         called: by clients; the folder's or the hub id's name if None.
 
     Raises:
-        ProclipError: there is no such model.
+        ProclipError: there is no such model, or it cannot be opened.
     """
     called = called or _name(name)
     try:
         model = open_model(name, device)
-    except ProclipError as error:
-        try:
-            ours = ProCLIP.from_pretrained(model_folder(name), device=device)
-        except ProclipError:
-            raise error from None
+    except NotHere as error:
+        if model_kind(path := model_folder(name)) != "proclip":
+            raise
+        ours = ProCLIP.from_pretrained(path, device=device)
         images = TowerImages(ours.image_tower, ours.preprocess)
         return ServedModel(called, images, one_line(error), None, None, None)
     served = ServedModel(called, model.images, model.texts, model.project_text, model.logit_scale, model.logit_bias)
@@ -178,32 +178,33 @@ def serve_command(arguments: Namespace) -> None:
         ProclipError: a package, the model, the index, the key or the port is not as it must be; the message says which.
     """
     require_packages(["fastapi", "uvicorn", "prometheus_client"], "proclip serve", "serve")
+    from ..search import Index
     from ..serve.app import create_app
-    from ..serve.server import LOOPBACK_NAMES, bind, is_loopback, run
+    from ..serve.server import bind, bracketed, names_of, run
     from ..serve.service import Service
 
     limits = from_dict(Limits, merge_settings({}, arguments.settings))
     key = read_key(arguments.api_key_file, os.environ)
-    listener = bind(arguments.host, arguments.port)
-    local = is_loopback(arguments.host)
+    device, names = known_device(arguments.device), names_of(arguments.host)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"loading {arguments.model} ...")
-    encoder = open_served(arguments.model, arguments.device or pick_device(), arguments.name)
-    index = open_index(arguments.index, encoder) if arguments.index is not None else None
-    service = Service(encoder, limits, index)
-    app = create_app(service, key, LOOPBACK_NAMES if local else None)
+    with ExitStack() as held:
+        listener = held.enter_context(bind(arguments.host, arguments.port))
+        opened = held.enter_context(Index.open(arguments.index)) if arguments.index is not None else None
+        console.print(f"loading {arguments.model} ...")
+        encoder = open_served(arguments.model, device, arguments.name)
+        index = served_index(opened, encoder) if opened is not None else None
+        app = create_app(Service(encoder, limits, index), key, names)
 
-    def ready() -> None:
-        port = listener.getsockname()[1]
-        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        pictures = f", {len(index):,} pictures" if index is not None else ", no index of pictures"
-        console.print(f"{encoder.name}, {encoder.dim} dimensions{pictures}: http://{host}:{port}/")
-        if encoder.no_texts:
-            console.print(f"pictures only: {encoder.no_texts}")
-        if not local and key is None:
-            console.print(f"[yellow]anyone who reaches this machine can use it: set {KEY_VARIABLE}[/yellow]")
+        def ready() -> None:
+            port = listener.getsockname()[1]
+            pictures = f", {len(index):,} pictures" if index is not None else ", no index of pictures"
+            address = f"http://{bracketed(arguments.host)}:{port}/"
+            console.print(f"{encoder.name}, {encoder.dim} dimensions{pictures}: {address}")
+            if encoder.no_texts:
+                console.print(f"pictures only: {encoder.no_texts}")
+            if names is None and key is None:
+                console.print(f"[yellow]anyone who reaches this machine can use it: set {KEY_VARIABLE}[/yellow]")
 
-    with listener:
         run(app, listener, ready)
     console.print("ended")
 

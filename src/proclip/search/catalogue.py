@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self, final
 
@@ -188,10 +188,10 @@ class Catalogue:
         self._db.executemany("INSERT OR IGNORE INTO folders VALUES (?)", ((folder,) for folder in folders))
 
     def counts(self) -> dict[str, int]:
-        """Of pictures, files and unreadable files."""
+        """Of pictures with a file, files and unreadable files."""
+        of = {"pictures": "DISTINCT picture) FROM files", "files": "*) FROM files", "unreadable": "*) FROM unreadable"}
         with self._explained():
-            tables = ("pictures", "files", "unreadable")
-            return {table: self._db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}
+            return {name: self._db.execute(f"SELECT COUNT({what}").fetchone()[0] for name, what in of.items()}
 
     # what a walk saw
 
@@ -207,13 +207,17 @@ class Catalogue:
             self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
-    def count_seen(self, folder: str) -> int:
-        """How many files a walk saw below a folder."""
-        return self._count("seen", folder)
+    def see_unchanged(self, paths: Iterable[str]) -> None:
+        """Files that a walk saw and that cannot be read now: those that are here count as seen, as they were."""
+        sql = "INSERT OR REPLACE INTO seen SELECT path, size, mtime_ns FROM files WHERE path = ?"
+        with self._explained():
+            self._db.executemany(sql, ((path,) for path in paths))
 
     def count_files(self, folder: str) -> int:
         """How many files below a folder are here."""
-        return self._count("files", folder)
+        sql = f"SELECT COUNT(*) FROM files WHERE {_BELOW.format('path')}"
+        with self._explained():
+            return int(self._db.execute(sql, _span(folder)).fetchone()[0])
 
     def to_read(self) -> list[PictureFile]:
         """Files seen that are new, or whose size or time has changed; in the order of their paths."""
@@ -292,9 +296,13 @@ class Catalogue:
             return self._db.execute("SELECT 1 FROM pictures WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
     def vectors(self) -> tuple[Numbers, Numbers]:
-        """All pictures by id, ascending, and their rows among the vectors."""
+        """Pictures with a file by id, ascending, and their rows among the vectors.
+
+        Those without one wait for the end of the run that took their last file, or for the next run.
+        """
+        sql = "SELECT id, vector FROM pictures WHERE EXISTS (SELECT 1 FROM files WHERE picture = id) ORDER BY id"
         with self._explained():
-            found = self._db.execute("SELECT id, vector FROM pictures ORDER BY id").fetchall()
+            found = self._db.execute(sql).fetchall()
         both = np.array(found, dtype=np.int64).reshape(-1, 2)
         return both[:, 0].copy(), both[:, 1].copy()
 
@@ -334,11 +342,6 @@ class Catalogue:
         with self._explained():
             return self._db.execute("SELECT path, reason FROM unreadable ORDER BY path LIMIT ?", (most,)).fetchall()
 
-    def _count(self, table: str, folder: str) -> int:
-        sql = f"SELECT COUNT(*) FROM {table} WHERE {_BELOW.format('path')}"
-        with self._explained():
-            return int(self._db.execute(sql, _span(folder)).fetchone()[0])
-
 
 _BELOW = "{0} >= ? AND {0} < ?"
 
@@ -350,9 +353,13 @@ def _span(folder: str) -> tuple[str, str]:
 
 
 def _nanoseconds(moment: str) -> int:
-    """Since the epoch, of the beginning of a local date such as ``2024-05``."""
-    whole = moment + "0000-01-01T00:00:00"[len(moment) :]
-    return int(datetime.fromisoformat(whole).timestamp()) * 10**9
+    """Since the epoch, of the beginning of a local date such as ``2024-05``; within what SQLite holds."""
+    when = datetime.fromisoformat(moment + "0000-01-01T00:00:00"[len(moment) :])
+    try:
+        seconds = int(when.timestamp())
+    except (ValueError, OverflowError, OSError):  # years that the system's clock does not know
+        seconds = (when - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    return max(-(2**63), min(seconds * 10**9, 2**63 - 1))
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -68,7 +68,7 @@ def encode_files(
         for done, item in enumerate(prepared, 1):
             writer.add(item)
             progress(done, len(files))
-        writer.finish()
+        writer.commit()
     finally:
         pool.shutdown(cancel_futures=True)
     return writer.encoded
@@ -132,14 +132,8 @@ class _Writer:
             self._batch.append(item)
         if len(self._batch) == BATCH:
             self._encode()
-        if not self._batch and (time.monotonic() - self._committed > COMMIT_SECONDS):
-            self._commit()
-
-    def finish(self) -> None:
-        """Encode and commit what waits."""
-        if self._batch:
-            self._encode()
-        self._commit()
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.commit()
 
     def _encode(self) -> None:
         pixels = [item.pixels for item in self._batch if item.pixels is not None]
@@ -151,7 +145,10 @@ class _Writer:
         self._vectors.append(vectors)
         self._batch = []
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Encode what waits, however little it is, and commit all."""
+        if self._batch:
+            self._encode()
         if self._vectors:
             append(self.path, np.concatenate([part.numpy() for part in self._vectors]), self.rows)
         there, faults = list[tuple[PictureFile, str]](), list[tuple[PictureFile, str]]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -14,11 +14,24 @@ import torch
 from PIL.Image import Image
 
 from ..errors import ProclipError
+from ..models.inputs import texts_of
+from ..models.weighted_query import check_wanted
 from .catalogue import Catalogue, Filter, Found
 from .encoder import Encoder, Model, check_identity, encoder_of, open_encoder
 from .nearest import Nearest
 from .pictures import read, thumbnail
-from .query import Minus, PictureLike, Pictures, Texts, filter_of, parts_of, query_vector
+from .query import (
+    Minus,
+    PictureLike,
+    Pictures,
+    Texts,
+    check_count,
+    check_near,
+    filter_of,
+    parts_of,
+    path_of,
+    query_vector,
+)
 from .vectors import DECIMALS, Floats, Numbers
 
 NEAR = 100
@@ -47,12 +60,19 @@ class Hit:
     """Other files with the same content that the filters let through."""
 
     def thumbnail(self, side: int = 256) -> bytes:
-        """A PNG that fits into a square of so many pixels.
+        """A PNG that fits into a square of so many pixels, of the first of the files that can be read.
 
         Raises:
-            ProclipError: the file is gone or is no picture any more.
+            ProclipError: the file and its copies are gone or are no pictures any more.
         """
-        return thumbnail(read(self.path).image, side)
+        fault: ProclipError | None = None
+        for path in (self.path, *self.copies):
+            try:
+                return thumbnail(read(path, at_least=side).image, side)
+            except ProclipError as error:
+                fault = fault or error
+        assert fault is not None
+        raise fault
 
 
 @final
@@ -65,14 +85,14 @@ class Index:
     def __init__(self, path: Path, model: Model | None, device: str) -> None:
         self.path, self.device = path, device
         self._name = str(model) if isinstance(model, (str, Path)) else None
-        self._encoder = encoder_of(model) if model is not None and self._name is None else None
+        self._encoder: Encoder | None = None
         self._lock = threading.RLock()
         self._catalogue = Catalogue(path)
         self._version = -1
         self._matched: tuple[Filter, Numbers] | None = None  # of the last filter: asked again with each letter typed
         try:
-            if self._encoder is not None:
-                self._check(self._encoder)
+            if model is not None and self._name is None:
+                self._encoder = self._checked(lambda: encoder_of(model))
             self._nearest = self._current()
         except BaseException:
             self._catalogue.close()
@@ -130,13 +150,13 @@ class Index:
             text: one or several, of any length that the model reads, in any of its languages.
             image: one or several pictures, as paths or Pillow images.
             minus: what is not wanted: texts (strings), pictures (`Path` or Pillow images).
-            weights: one for each text, each picture, each of `minus`, in that order, above zero; all 1 if None.
+            weights: one for each text, each picture, each of `minus`, in that order, from 0 to 10; all 1 if None.
             k: how many, at least 1.
             near: only of the 100 pictures (or `k`, if more) that are most like this one; without text and image it is
                 the query too.
             after: only taken at the beginning of this date or later, such as ``2024``, ``2024-05`` or ``2024-05-31``.
             before: only taken before the beginning of this date.
-            folder: only below this folder.
+            folder: only below this folder, which is on this machine or in the index.
 
         Returns:
             at most `k` hits, the best first.
@@ -145,13 +165,16 @@ class Index:
             ProclipError: nothing is asked, an argument is not as said here, a picture cannot be read, or the model is
                 not the one that the index was made with.
         """
+        check_count(k)
+        check_near(near)
         wanted = filter_of(after, before, folder)
+        self._check_folder(wanted.folder)
         parts = parts_of(text, image, minus, weights)
-        if not any(part.weight > 0 for part in parts):
-            if near is None:
-                only = "only what is not wanted" if parts else "nothing"
-                raise ProclipError(f"{only} is asked: give a text, a picture, or near")
+        if near is not None and not any(part.weight > 0 for part in parts):
             parts = [*parts_of(None, near, None, None), *parts]
+        if not parts:
+            raise ProclipError("nothing is asked: give a text, a picture, or near")
+        check_wanted([part.weight for part in parts])
         query = query_vector(parts, self._encode_texts, self._encode_picture)
         return self.search_vector(query, k, near=near, wanted=wanted)
 
@@ -159,8 +182,8 @@ class Index:
         self, query: Floats, k: int = 10, near: PictureLike | None = None, wanted: Filter = _ALL
     ) -> list[Hit]:
         """The same for a vector [d] of the index's space, of any length above zero."""
-        if not isinstance(k, int) or k < 1:
-            raise ProclipError(f"k is {k!r}: how many hits are wanted, a whole number above 0")
+        check_count(k)
+        check_near(near)
         vector = np.asarray(query, dtype=np.float32)
         length = float(np.linalg.norm(vector))
         with self._lock:
@@ -177,11 +200,14 @@ class Index:
 
     def neighbours(self, hit: Hit, k: int = 10) -> list[Hit]:
         """Pictures most like one that was found, which is left out; no model is needed."""
-        with self._lock:
-            vector = self._current().vector_of(hit.id)
-        if vector is None:
+        if (vector := self.vector_of(hit.id)) is None:
             raise ProclipError(f"{hit.path} is not in the index any more")
         return [other for other in self.search_vector(vector, k + 1) if other.id != hit.id][:k]
+
+    def vector_of(self, id: int) -> Floats | None:
+        """Vector [d] of a hit's picture by its id, L2-normalised; None where it is not in the index any more."""
+        with self._lock:
+            return self._current().vector_of(id)
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -218,7 +244,15 @@ class Index:
             nearest = self._current()
         if nearest.graph is None:
             return {"at_10": 1.0, "queries": len(texts), "of": "texts"}
-        return nearest.recall(self._encode_texts(list(texts)))
+        return nearest.recall(self._encode_texts(texts_of(texts)))
+
+    def _check_folder(self, folder: str | None) -> None:
+        """Refuse a folder that is nowhere; one whose drive is not mounted may be in the index."""
+        if folder is None or Path(folder).is_dir():
+            return
+        with self._lock:
+            if not self._catalogue.count_files(folder):
+                raise ProclipError(f"folder: there is no folder {folder}, and the index has no picture below it")
 
     def _current(self) -> Nearest:
         """The vectors as they are now: read again where another process has committed since."""
@@ -257,33 +291,34 @@ class Index:
         kept.sort(key=lambda row: (-row[0], row[1].paths))
         return [_hit(found, score) for score, found in kept[:k]]
 
-    def _check(self, encoder: Encoder) -> None:
+    def _checked(self, opened: Callable[[], Encoder]) -> Encoder:
         known = self._catalogue.fact("identity")
         if known is None:
             raise ProclipError(f"the index {self.path} has no pictures yet: proclip index FOLDER --model MODEL")
+        encoder = opened()
         check_identity(encoder, known, self._catalogue.fact("model"), self.path)
+        return encoder
 
     def _loaded(self) -> Encoder:
         with self._lock:
             if self._encoder is None:
-                name = self._name or self._catalogue.fact("model")
-                if name is None:
-                    raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
-                encoder = open_encoder(name, self.device)
-                self._check(encoder)
-                self._encoder = encoder
+                self._encoder = self._checked(self._opened)
             return self._encoder
 
+    def _opened(self) -> Encoder:
+        name = self._name or self._catalogue.fact("model")
+        if name is None:
+            raise ProclipError(f"the index {self.path} was made with a model given as an object: give it again")
+        return open_encoder(name, self.device)
+
     def _encode_texts(self, texts: list[str]) -> Floats:
-        if empty := [text for text in texts if not text.strip()]:
-            raise ProclipError(f"a text of the query is empty: {empty[0]!r}")
         found: Floats = self._loaded().encode_texts(texts).numpy()
         return found
 
     def _encode_picture(self, picture: str | Path | Image) -> Floats:
         """From the index where the file is in it and unchanged, else through the model."""
         if not isinstance(picture, Image):
-            path = Path(picture).expanduser().resolve()
+            path = path_of(picture, "picture")
             if (known := self._stored(path)) is not None:
                 return known
             picture = read(path).image

@@ -103,15 +103,19 @@ class _Run:
             raise ProclipError(f"{index} is a new index: say which model makes its vectors (--model)")
         if self.model is None:
             raise ProclipError(f"{index} was made with a model given as an object: give it again")
-        self._encoder = self._opened() if model is not None else None
+        self._given = model is not None
+        self._encoder: Encoder | None = None
 
     def update(self, folders: list[str], forget: list[str], kind: Kind | None, exact_numbers: int) -> IndexReport:
         start, catalogue = time.perf_counter(), self.catalogue
-        self._forget(forget)
+        chosen = self._chosen(folders, forget)
+        if self._given:
+            self._encoder = self._opened()
+        unread, left_out = self._walk(chosen)
         with catalogue.changing():
+            for folder in forget:
+                catalogue.remove_folder(folder)
             catalogue.add_folders(folders)
-        chosen = folders or catalogue.folders
-        unread, left_out = self._walk(chosen, asked=set(folders))
         encoding_start, encoded = time.perf_counter(), self._encode(catalogue.to_read())
         encoding_seconds = time.perf_counter() - encoding_start
         with catalogue.changing():
@@ -158,44 +162,50 @@ class _Run:
             self._encoder = self._opened()
         return self._encoder
 
-    def _forget(self, folders: list[str]) -> None:
-        for folder in folders:
-            if folder not in self.catalogue.folders:
-                known = ", ".join(self.catalogue.folders) or "none"
-                raise ProclipError(f"{folder} is not a folder of the index; those are: {known}")
-            with self.catalogue.changing():
-                self.catalogue.remove_folder(folder)
+    def _chosen(self, folders: list[str], forget: list[str]) -> list[str]:
+        """The folders of this run: those that are asked for, else all that stay in the index.
 
-    def _walk(self, folders: list[str], asked: set[str]) -> tuple[list[tuple[str, str]], int]:
+        Raises:
+            ProclipError: one of them is missing or a file, or one to forget is not of the index.
+        """
+        known = self.catalogue.folders
+        for folder in forget:
+            if folder not in known:
+                raise ProclipError(f"{folder} is not a folder of the index; those are: {', '.join(known) or 'none'}")
+        for folder in (chosen := folders or [folder for folder in known if folder not in forget]):
+            if Path(folder).is_file():
+                raise ProclipError(f"{folder} is a file, a folder is wanted")
+            if not Path(folder).is_dir():
+                hint = "" if folder in folders else f"; if it is gone for good: proclip index --forget {folder}"
+                raise ProclipError(f"the folder {folder} is missing{hint}")
+        return chosen
+
+    def _walk(self, folders: list[str]) -> tuple[list[tuple[str, str]], int]:
         """See all files; what could not be read on the way, and how many are left out for want of the extra.
 
         Raises:
-            ProclipError: a folder is missing, or has no picture where the index has some: a drive that is not mounted
-                must not empty the index.
+            ProclipError: a folder has no picture where the index has some: a drive that is not mounted must not empty
+                the index.
         """
-        unread: list[tuple[str, str]] = []
-        left_out = 0
+        unread, left_out, present = list[tuple[str, str]](), set[str](), set[str]()
 
         def files(folder: str) -> Iterator[PictureFile]:
-            nonlocal left_out
             for file in walk(folder, str(self.index), lambda name, reason: unread.append((name, reason))):
+                present.add(folder)
                 if is_left_out(file.path):
-                    left_out += 1
+                    left_out.add(file.path)
                 else:
                     yield file
 
-        for folder in folders:
-            if not Path(folder).is_dir():
-                hint = "" if folder in asked else "; if it is gone for good: proclip index --forget FOLDER"
-                raise ProclipError(f"the folder {folder} is missing{hint}")
         self.catalogue.see(file for folder in folders for file in files(folder))
+        self.catalogue.see_unchanged(left_out)
         for folder in folders:
-            if not self.catalogue.count_seen(folder) and (known := self.catalogue.count_files(folder)):
+            if folder not in present and (known := self.catalogue.count_files(folder)):
                 raise ProclipError(
                     f"{folder} has no picture now, and the index has {known:,} of it: is its drive mounted? To take "
                     f"the folder out: proclip index --forget {folder}"
                 )
-        return unread, left_out
+        return unread, len(left_out)
 
     def _encode(self, files: list[PictureFile]) -> int:
         if not files:

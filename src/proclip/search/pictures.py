@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -101,12 +100,13 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def decode(content: bytes, name: str) -> Picture:
+def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
     """Decode a picture: its first frame, turned as its EXIF orientation says, RGB with transparent parts white.
 
     Args:
         content: of the file.
         name: for the message.
+        at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no side gets shorter than this.
 
     Raises:
         ProclipError: it is not a picture that can be read.
@@ -115,6 +115,8 @@ def decode(content: bytes, name: str) -> Picture:
         raise ProclipError(f"{name}: reading HEIC needs {HEIC_EXTRA}")
     try:
         with PillowImage.open(BytesIO(content)) as image:
+            if at_least is not None and image.format == "JPEG":
+                image.draft(None, (at_least, at_least))
             image.load()
             return Picture(to_rgb(upright(image)), _taken(image))
     except UnidentifiedImageError:
@@ -123,7 +125,7 @@ def decode(content: bytes, name: str) -> Picture:
         raise ProclipError(f"{name} cannot be read: {one_line(error)}") from None
 
 
-def read(path: str | Path) -> Picture:
+def read(path: str | Path, at_least: int | None = None) -> Picture:
     """The same of a file.
 
     Raises:
@@ -133,7 +135,7 @@ def read(path: str | Path) -> Picture:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ProclipError(f"{path}: {error.strerror}") from None
-    return decode(content, str(path))
+    return decode(content, str(path), at_least)
 
 
 def thumbnail(image: Image, side: int) -> bytes:
@@ -159,9 +161,9 @@ def _taken(image: Image) -> str | None:
 @cache
 def _heic() -> bool:
     """Whether Pillow reads HEIC; asks for it if the extra is there."""
-    if find_spec("pillow_heif") is None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # missing, or broken
         return False
-    from pillow_heif import register_heif_opener
-
     register_heif_opener()
     return True

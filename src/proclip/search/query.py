@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime
+from numbers import Real
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL.Image import Image
 
 from ..errors import ProclipError
+from ..models.inputs import kind_of, texts_of
+from ..models.weighted_query import MOST_WEIGHT, weighted_query
 from .catalogue import Filter
 from .vectors import Floats
 
@@ -23,8 +23,6 @@ Texts = str | Sequence[str]
 Pictures = PictureLike | Sequence[PictureLike]
 Minus = str | Path | Image | Sequence[str | Path | Image]
 T = TypeVar("T", bound="str | Path | Image")
-NOTHING = 1e-6
-"""Length of a sum of unit vectors below which it has no direction."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +44,56 @@ def parts_of(
         text: texts.
         image: pictures: paths or Pillow images.
         minus: texts (a string is always a text), and pictures (a `Path` or Pillow image).
-        weights: one of each part, above zero; all 1 if None.
+        weights: one of each part, in [0, 10]; all 1 if None.
 
     Raises:
-        ProclipError: weights that are not as many as the parts, or not above zero.
+        ProclipError: one of another type or an empty text, or weights that are not as many as the parts; it names
+            the argument.
     """
-    texts, pictures, unwanted = _listed(text), _listed(image), _listed(minus)
+    texts = texts_of(text) if text is not None else []
+    pictures = _listed(image, "image", "paths and Pillow images")
+    unwanted = _listed(minus, "minus", "texts, paths (as Path) and Pillow images")
+    if any(isinstance(value, str) and not value.strip() for value in unwanted):
+        raise ProclipError("minus: a text of it is empty")
     count = len(texts) + len(pictures) + len(unwanted)
-    given = list(weights) if weights is not None else [1.0] * count
+    given = _numbers(weights) if weights is not None else [1.0] * count
     if len(given) != count:
         raise ProclipError(
             f"{len(given)} weights for {count} parts: one of each is wanted, in the order texts ({len(texts)}), "
             f"pictures ({len(pictures)}), minus ({len(unwanted)})"
         )
-    if bad := [weight for weight in given if not (math.isfinite(weight) and weight > 0)]:
-        raise ProclipError(f"the weight {bad[0]} is not above 0: what is not wanted goes into minus, with its weight")
     places = iter(given)
     parts = [Part("text", value, next(places)) for value in texts]
     parts += [Part("picture", value, next(places)) for value in pictures]
     for value in unwanted:
         parts.append(Part("text" if isinstance(value, str) else "picture", value, -next(places)))
     return parts
+
+
+def path_of(value: str | Path, name: str) -> Path:
+    """An absolute path.
+
+    Raises:
+        ProclipError: it is none; `name` is the argument's.
+    """
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise ProclipError(f"{name}: a path is wanted, not {kind_of(value)}")
+    try:
+        return Path(value).expanduser().resolve()
+    except RuntimeError:  # ~someone
+        raise ProclipError(f"{name}: a path is wanted, and {value} begins with a user that is not here") from None
+
+
+def check_near(near: PictureLike | None) -> None:
+    """Refuse what is no single picture."""
+    if near is not None and not isinstance(near, (str, Path, Image)):
+        raise ProclipError(f"near: one path or Pillow image is wanted, not {kind_of(near)}")
+
+
+def check_count(k: int) -> None:
+    """Refuse what is no number of hits."""
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ProclipError(f"k is {k!r}: how many hits are wanted, a whole number above 0")
 
 
 def query_vector(
@@ -82,17 +109,12 @@ def query_vector(
         encode_picture: a picture to [d].
 
     Raises:
-        ProclipError: a text is empty, a picture cannot be read, or the parts cancel each other out.
+        ProclipError: a picture cannot be read, nothing is wanted, or the parts cancel each other out.
     """
     texts = [str(part.value) for part in parts if part.kind == "text"]
     of_texts = iter(encode_texts(texts)) if texts else iter(())
     vectors = [next(of_texts) if part.kind == "text" else encode_picture(part.value) for part in parts]
-    weights = np.array([part.weight for part in parts])
-    total: npt.NDArray[np.float64] = weights @ np.stack([_unit(vector.astype(np.float64)) for vector in vectors])
-    if float(np.linalg.norm(total)) < NOTHING:
-        raise ProclipError("the parts of the query cancel each other out: nothing is left to search for")
-    found: Floats = _unit(total).astype(np.float32)
-    return found
+    return weighted_query(vectors, [part.weight for part in parts])
 
 
 def filter_of(after: str | date | None, before: str | date | None, folder: str | Path | None) -> Filter:
@@ -105,13 +127,13 @@ def filter_of(after: str | date | None, before: str | date | None, folder: str |
         folder: below it.
 
     Raises:
-        ProclipError: not a date, or a span that ends before it begins.
+        ProclipError: not a date, not a path, or a span that ends before it begins.
     """
     first = _moment(after, "after") if after is not None else None
     end = _moment(before, "before") if before is not None else None
     if first is not None and end is not None and end <= first:
         raise ProclipError(f"no picture is taken at or after {after} and before {before}")
-    return Filter(first, end, str(Path(folder).expanduser().resolve()) if folder is not None else None)
+    return Filter(first, end, str(path_of(folder, "folder")) if folder is not None else None)
 
 
 def _moment(value: str | date, name: str) -> str:
@@ -119,7 +141,7 @@ def _moment(value: str | date, name: str) -> str:
         return value.isoformat(timespec="seconds")[:19]
     if isinstance(value, date):
         return value.isoformat()
-    text = value.strip().replace(" ", "T")
+    text = value.strip().replace(" ", "T") if isinstance(value, str) else ""
     rest = "0000-01-01T00:00:00"[len(text) :]
     if re.fullmatch(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?", text):
         try:
@@ -130,14 +152,31 @@ def _moment(value: str | date, name: str) -> str:
     raise ProclipError(f"{name}: {value!r} is not a date: 2024, 2024-05, 2024-05-31 or '2024-05-31 18:20' would be one")
 
 
-def _listed(value: T | Sequence[T] | None) -> list[T]:
+def _listed(value: T | Sequence[T] | None, name: str, wanted: str) -> list[T]:
     if value is None:
         return []
-    if isinstance(value, (str, Path, Image)):
-        return [value]
+    found: list[Any] = [value] if isinstance(value, (str, Path, Image)) else _items(value, name, wanted)
+    for one in found:
+        if not isinstance(one, (str, Path, Image)):
+            raise ProclipError(f"{name}: {wanted} are wanted, not {kind_of(one)}")
+    return found
+
+
+def _numbers(weights: Sequence[float]) -> list[float]:
+    wanted = f"numbers from 0 to {MOST_WEIGHT:g}"
+    given = _items(weights, "weights", wanted)
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, Real) or not 0 <= float(one) <= MOST_WEIGHT:
+            hint = (
+                ": what is not wanted goes into minus, with its weight"
+                if isinstance(one, Real) and float(one) < 0
+                else ""
+            )
+            raise ProclipError(f"weights (--weights): {wanted} are wanted, not {kind_of(one)}{hint}")
+    return [float(one) for one in given]
+
+
+def _items(value: object, name: str, wanted: str) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable):
+        raise ProclipError(f"{name}: {wanted} are wanted, not {kind_of(value)}")
     return list(value)
-
-
-def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    length = np.linalg.norm(vector)
-    return vector / length if length else vector

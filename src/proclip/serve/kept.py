@@ -58,12 +58,16 @@ def public_name(hit: Hit) -> str:
     return re.split(r"[/\\]", hit.name)[-1]
 
 
-class Found:
-    """Pictures that searches found lately: a client may ask for the thumbnail of these, and of no others."""
+def gone() -> Fault:
+    """A picture that was found and is there no more: 404."""
+    return Fault(404, "this picture is not there any more, or cannot be read", "id")
 
-    def __init__(self, hits: int = 4096, thumbnail_bytes: int = 64 * 2**20) -> None:
+
+class Found:
+    """Pictures that searches found lately: a client may ask for these, and for no others."""
+
+    def __init__(self, hits: int = 4096) -> None:
         self._hits: Recent[str, Hit] = Recent(hits)
-        self._thumbnails: Recent[str, bytes] = Recent(thumbnail_bytes, len)
 
     def add(self, hit: Hit) -> str:
         """Keep a hit; its public id."""
@@ -80,18 +84,3 @@ class Found:
         if (hit := self._hits.get(name)) is None:
             raise Fault(404, "no search found this picture lately: search again", "id")
         return hit
-
-    def thumbnail(self, name: str) -> bytes:
-        """Its thumbnail, made once; called in the index's thread.
-
-        Raises:
-            Fault: 404, it was not found lately, or is gone.
-        """
-        if (content := self._thumbnails.get(name)) is None:
-            hit = self.get(name)
-            try:
-                content = hit.thumbnail()
-            except Exception as error:
-                raise Fault(404, "this picture is not there any more, or cannot be read", "id") from error
-            self._thumbnails.put(name, content)
-        return content

@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from ..errors import ProclipError
 
+DECODED_PIXELS = 2 * 89_478_485
+"""Most that Pillow decodes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -58,6 +61,8 @@ class Limits:
                 raise ProclipError(f"{field.name} must be above 0, not {getattr(self, field.name)}")
         if self.wait < 0:
             raise ProclipError(f"wait must be 0 or more seconds, not {self.wait}")
+        if self.pixels > DECODED_PIXELS:
+            raise ProclipError(f"pixels is {self.pixels}, and Pillow decodes {DECODED_PIXELS} at most")
         largest = max(self.inputs, self.prompts, self.spans + 1)
         if self.queue < largest:
             raise ProclipError(f"queue is {self.queue}, a request may have {largest} inputs: it could never be served")

@@ -9,6 +9,7 @@ from io import BytesIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..errors import one_line
 from ..models.image_files import to_rgb
 from .faults import Fault, bad
 from .limits import Limits
@@ -57,8 +58,8 @@ def open_picture(content: bytes, param: str, limits: Limits) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise bad(param, f"it is not a picture that can be read; {', '.join(FORMATS)} are") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise bad(param, f"it has more than {limits.pixels} pixels") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise bad(param, f"{one_line(error)}; at most {limits.pixels} pixels are taken here") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError):
         raise bad(param, "the picture is broken or cut off") from None
 

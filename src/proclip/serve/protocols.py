@@ -78,7 +78,7 @@ class Hit(Protocol):
         """Cosine of the picture with the query."""
 
     def thumbnail(self) -> bytes:
-        """A JPEG, PNG or WebP file of it, upright, some hundred pixels large."""
+        """A JPEG, PNG or WebP file of it, upright, some hundred pixels large; called from several threads."""
 
 
 class SearchIndex(Protocol):
@@ -89,3 +89,6 @@ class SearchIndex(Protocol):
 
     def search(self, query_embeds: NDArray[np.float32], k: int) -> Sequence[Hit]:
         """The k nearest to a vector [d], L2-normalised; best first, fewer where there are fewer."""
+
+    def vector_of(self, id: str) -> NDArray[np.float32] | None:
+        """Of a hit by its id: [d], L2-normalised; None where it is not there any more."""

@@ -56,7 +56,7 @@ async def models(request: Request) -> schemas.ModelsAnswer:
         owned_by="proclip",
         dimensions=encoder.dim,
         texts=not encoder.no_texts,
-        pictures=len(service.index) if service.index is not None else None,
+        pictures=await service.pictures(),
         limits={name: getattr(limits, name) for name in told},
     )
     return schemas.ModelsAnswer(data=[card])

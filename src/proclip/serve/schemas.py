@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from ..models.weighted_query import MOST_WEIGHT
+
 TEXT = {"type": "string", "minLength": 1}
 ITEM = {
     "anyOf": [
@@ -23,6 +25,7 @@ Inputs = Annotated[
     ),
 ]
 Picture = Annotated[str, Field(min_length=1, description="data:image/TYPE;base64,... or bare base64; never fetched")]
+Weight = Annotated[float, Field(ge=0, le=MOST_WEIGHT)]
 Model = Annotated[str | None, Field(description="what /v1/models lists; left out, it is that one")]
 
 
@@ -47,9 +50,9 @@ class EmbeddingsRequest(Request):
 class Weights(Request):
     """Of the parts of a query; each vector is multiplied by its weight, and what is not wanted is subtracted."""
 
-    text: Annotated[float, Field(ge=0, le=10)] = 1.0
-    image: Annotated[float, Field(ge=0, le=10)] = 1.0
-    minus: Annotated[float, Field(ge=0, le=10)] = 1.0
+    text: Weight = 1.0
+    image: Weight = 1.0
+    minus: Weight = 1.0
 
 
 class SearchRequest(Request):

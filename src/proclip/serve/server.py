@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """By which a server that listens on this machine alone is called."""
@@ -26,17 +26,32 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def bracketed(host: str) -> str:
+    """An address as it stands in a URL and in the header ``Host``."""
+    return f"[{host}]" if ":" in host else host
+
+
+def names_of(host: str) -> frozenset[str] | None:
+    """By which clients may call a server that listens there; None for any."""
+    return LOOPBACK_NAMES | {bracketed(host.lower())} if is_loopback(host) else None
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes one that is free.
 
     Raises:
-        ProclipError: the address is not this machine's, or something else listens there.
+        ProclipError: it is no address or port, not this machine's, or something else listens there.
     """
+    if not 0 <= port <= 65535:
+        raise ProclipError(f"--port {port}: a number from 0 (any that is free) to 65535 is wanted")
+    if not host.strip():
+        raise ProclipError("--host is empty: an address of this machine is wanted, such as 127.0.0.1 (0.0.0.0: all)")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ProclipError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise ProclipError(f"cannot listen on {host}, port {port}: {reason}") from None
 
 
 def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> None:

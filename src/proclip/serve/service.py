@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import ProclipError
+from ..models.weighted_query import check_wanted, weighted_query
 from ..models.zero_shot import build_zero_shot_classifier, probabilities, prompts
 from .batching import Batcher, Lane
 from .faults import Fault, bad
 from .inputs import Input
-from .kept import Found, Recent, public_name
+from .kept import Found, Recent, gone, public_name
 from .limits import Limits
 from .metrics import Metrics
 from .pictures import open_picture, picture_bytes
@@ -28,6 +30,8 @@ from .words import Span, spans, without
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
+THUMBNAIL_BYTES = 64 * 2**20
+"""Of those that are kept."""
 logger = logging.getLogger(__name__)
 
 
@@ -74,8 +78,8 @@ class Service:
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._found = Found()
+        self._thumbnails: Recent[str, bytes] = Recent(THUMBNAIL_BYTES, len)
         self._label_vectors: Recent[str, Vector] = Recent(8192)
-        self._picture_vectors: Recent[str, Vector] = Recent(1024)
         self._active = 0
         bounds: Any = {"most_items": limits.batch, "most_inside": limits.queue, "most_cost": limits.batch_chars}
         self.batcher = Batcher(
@@ -150,12 +154,15 @@ class Service:
         prepared = await _together(*(self._prepared(str(one.image), one.param) for one in images))
         return await self.batcher.run("image", prepared)
 
-    async def _prepared(self, source: str | bytes, param: str) -> Any:
+    async def _prepared(self, source: str, param: str) -> Any:
         def prepare() -> Any:
-            content = source if isinstance(source, bytes) else picture_bytes(source, param)
-            return self.encoder.prepare_image(open_picture(content, param, self.limits))
+            return self.encoder.prepare_image(open_picture(picture_bytes(source, param), param, self.limits))
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
+
+    async def pictures(self) -> int | None:
+        """How many the index has; None where there is none."""
+        return await self._in_index(self.index.__len__) if self.index is not None else None
 
     async def search(self, parts: Sequence[tuple[Input, float]], k: int) -> tuple[list[Ranked], Embedded]:
         """The pictures nearest to a sum of weighted inputs.
@@ -165,32 +172,41 @@ class Service:
             k: how many.
 
         Raises:
-            Fault: 400 the parts cancel out; 404 there is no index.
+            Fault: 400 nothing is wanted, or the parts cancel out; 404 there is no index.
         """
         if (index := self.index) is None:
             raise Fault(404, "this server has no index of pictures: start it with --index")
-        embedded = await self.embed([part for part, _ in parts])
-        total: Vector = np.sum([w * v for v, (_, w) in zip(embedded.vectors, parts, strict=True)], axis=0)
-        length = float(np.linalg.norm(total))
-        if length < 1e-4:
-            raise bad("weights", "the parts of the query cancel each other out")
-
-        def look() -> list[Ranked]:
-            hits = index.search(np.asarray(total / length, dtype=np.float32), k)
-            return [Ranked(self._found.add(hit), public_name(hit), float(hit.score)) for hit in hits]
-
-        return await self._in_index(look), embedded
+        weights = [weight for _, weight in parts]
+        try:
+            check_wanted(weights)
+            embedded = await self.embed([part for part, _ in parts])
+            query = weighted_query(embedded.vectors, weights)
+        except ProclipError as error:
+            raise bad("weights", str(error)) from None
+        hits = await self._in_index(lambda: index.search(query, k))
+        return [Ranked(self._found.add(hit), public_name(hit), float(hit.score)) for hit in hits], embedded
 
     async def thumbnail(self, name: str) -> bytes:
-        """The thumbnail of a picture that was found lately."""
-        return await self._in_index(lambda: self._found.thumbnail(name))
+        """The thumbnail of a picture that was found lately; made once.
+
+        Raises:
+            Fault: 404, it was not found lately, or is gone.
+        """
+        if (content := self._thumbnails.get(name)) is None:
+            hit = self._found.get(name)
+            try:
+                content = await asyncio.get_running_loop().run_in_executor(self._decoders, hit.thumbnail)
+            except Exception as error:
+                raise gone() from error
+            self._thumbnails.put(name, content)
+        return content
 
     async def explain(self, text: str, image: Input | str) -> tuple[float, list[tuple[Span, float]], Embedded]:
         """What each part of a text does to its likeness with a picture.
 
         Args:
             text: checked.
-            image: a picture of the request, or the public id of one that was found, whose thumbnail is then looked at.
+            image: a picture of the request, or the public id of one that was found.
 
         Returns:
             cosine of text and picture; for each part of the text what it adds: the cosine less that of the text
@@ -212,11 +228,10 @@ class Service:
         return whole, list(zip(parts, effects, strict=True)), embedded
 
     async def _found_vector(self, name: str) -> Vector:
-        if (vector := self._picture_vectors.get(name)) is None:
-            content = await self.thumbnail(name)
-            with self.batcher.room("image", 1):
-                (vector,) = await self.batcher.run("image", [await self._prepared(content, "id")])
-            self._picture_vectors.put(name, vector)
+        index, hit = self.index, self._found.get(name)
+        assert index is not None
+        if (vector := await self._in_index(lambda: index.vector_of(hit.id))) is None:
+            raise gone()
         return vector
 
     async def classify(

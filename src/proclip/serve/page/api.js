@@ -2,6 +2,7 @@
 
 let key = sessionStorage.getItem("key");
 let asking = null;
+let declined = false;
 
 /** What the server said instead of an answer. */
 export class Refused extends Error {
@@ -12,15 +13,19 @@ export class Refused extends Error {
   }
 }
 
-/** Ask for the key once, however many requests were refused for want of it. */
+/** Ask for the key once, however many requests were refused for want of it; never again once the dialog was left. */
 function askForKey() {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("locked");
+    dialog.returnValue = "";
     dialog.showModal();
     dialog.addEventListener("close", () => {
-      key = document.getElementById("key").value.trim();
+      declined = dialog.returnValue !== "given";
+      if (!declined) {
+        key = document.getElementById("key").value.trim();
+        sessionStorage.setItem("key", key);
+      }
       document.getElementById("key").value = "";
-      sessionStorage.setItem("key", key);
       asking = null;
       resolve();
     }, { once: true });
@@ -32,14 +37,15 @@ async function request(path, options) {
   for (;;) {
     const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
     const response = await fetch(path, { ...options, headers });
-    if (response.status === 401) {
+    if (response.status === 401 && !declined) {
       await askForKey();
-      continue;
+      if (!declined) continue;
     }
     if (response.ok) return response;
     const said = await response.json().catch(() => null);
     const message = said?.error?.message ?? `the server answered ${response.status}`;
-    throw new Refused(response.status, message, Number(response.headers.get("retry-after")));
+    const again = response.status === 401 ? "; load the page again to give it" : "";
+    throw new Refused(response.status, message + again, Number(response.headers.get("retry-after")));
   }
 }
 
