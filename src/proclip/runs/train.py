@@ -168,6 +168,7 @@ def _start_from(model: ProCLIP, name: str) -> None:
 
 def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
     """Puts the number of broken pictures into the metrics, once there are any."""
+
     def count(step: int) -> dict[str, float]:
         return {"broken_images": total} if (total := broken.total()) else {}
 
