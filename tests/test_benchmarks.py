@@ -22,9 +22,9 @@ from proclip.models.clip_transformers import ClipImageTower
 
 ROOT = Path(proclip.__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-QUICK = ("limits", "startup", "stage1", "stage2", "recall", "growth")
+QUICK = ("limits", "startup", "stage1", "stage2", "recall")
 SLOW = (
-    "memory", "evaluation_speed", "tower_speed", "gpu", "decode", "data_scale", "store", "embed",
+    "memory", "growth", "evaluation_speed", "tower_speed", "gpu", "decode", "data_scale", "store", "embed",
     "cached_gradients", "losses", "teacher_price", "optimizer", "checkpoint", "export",
 )  # fmt: skip
 

@@ -45,6 +45,8 @@ PLACES: dict[str, tuple[str, Any, str]] = {
     "model saved": ("train", ProCLIP, "save_pretrained"),
 }
 
+QUICK = ("captions embedded", "between the stages")
+
 
 def signalled(work: Callable[..., object]) -> Callable[..., object]:
     """The first call gets SIGTERM before it does its work."""
@@ -59,7 +61,7 @@ def signalled(work: Callable[..., object]) -> Callable[..., object]:
     return run
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PLACES])
 def test_sigterm_ends_with_0_and_the_command_goes_on(
     place: str, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
