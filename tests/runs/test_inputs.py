@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_recipe import HEAD
+from tiny_recipe import HEAD, STAGES
 
 from proclip.cli import main
 from proclip.data.dataset import ImageCaptions
@@ -16,20 +16,7 @@ from proclip.errors import ProclipError
 from proclip.models.zero_shot import build_zero_shot_classifier
 
 Fails = Callable[..., str]
-RECIPE = (
-    HEAD
-    + """
-[distill]
-captions = ["short"]
-epochs = 1
-batch_size = 4
-
-[tune]
-captions = ["short"]
-epochs = 1
-batch_size = 4
-"""
-)
+RECIPE = HEAD + STAGES
 
 
 @pytest.fixture

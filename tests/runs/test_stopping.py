@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_recipe import HEAD
+from tiny_recipe import HEAD, STAGES
 
 from proclip.cli import main
 from proclip.models.proclip import ProCLIP
@@ -19,17 +19,8 @@ from proclip.train.checkpoint import Checkpoints
 
 RECIPE = (
     HEAD
+    + STAGES
     + """
-[distill]
-captions = ["short"]
-epochs = 1
-batch_size = 4
-
-[tune]
-captions = ["short"]
-epochs = 1
-batch_size = 4
-
 [evaluate]
 folders = ["{world}"]
 split = "test"

@@ -19,3 +19,15 @@ store = "{store}"
 num_blocks = 1
 """
 """Up to the adapter, whose table goes on with what a test appends."""
+STAGES = """
+[distill]
+captions = ["short"]
+epochs = 1
+batch_size = 4
+
+[tune]
+captions = ["short"]
+epochs = 1
+batch_size = 4
+"""
+"""Both stages, one pass each."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ BATCH, TOKENS = "batch", "tokens"
 TOKEN_INPUTS = ("input_ids", "attention_mask", "pooling_mask")
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """A part of a model to export; its arithmetic is float32 until `set_dtype`."""
 
     axes: ClassVar[Mapping[str, Mapping[int, str]]]
@@ -45,9 +46,9 @@ class Graph(nn.Module):
         self.dtype = dtype
         self.to(dtype)
 
+    @abstractmethod
     def example(self) -> tuple[Tensor, ...]:
         """Inputs to trace it with."""
-        raise NotImplementedError
 
 
 class ImageGraph(Graph):
