@@ -40,7 +40,7 @@ from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.models.adapter import Adapter
 from proclip.models.clip import load_clip
 from proclip.models.embedder import embedder_identity
-from proclip.models.preprocess import decode_image
+from proclip.models.image_files import decode_image
 from proclip.models.proclip import ProCLIP
 
 CLIENTS, CROWD = 64, 400

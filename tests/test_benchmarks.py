@@ -25,7 +25,7 @@ FOLDER = ROOT / "benchmarks"
 QUICK = ("limits", "startup", "stage1", "stage2", "recall")
 SLOW = (
     "memory", "growth", "evaluation_speed", "tower_speed", "gpu", "decode", "data_scale", "store", "embed",
-    "cached_gradients", "losses", "teacher_price", "optimizer", "checkpoint", "export",
+    "cached_gradients", "losses", "teacher_price", "optimizer", "checkpoint", "export", "serve",
 )  # fmt: skip
 
 
