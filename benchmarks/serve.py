@@ -1,7 +1,8 @@
 """How much of the offline encode rate does ``proclip serve`` keep, with 64 clients at once?
 
 Server, clients and the offline loop share one machine and its cores: the clients' work counts against the server. The
-model is mini-clip with SmolLM2 and an adapter of random weights (whose speed is that of a trained one), or ``--model``.
+model is mini-clip, with ``--large`` a ViT-B/32, with nine blocks of SmolLM2 and an adapter of random weights (whose
+speed is that of a trained one).
 
 - Throughput: 64 connections of one process, each with one text (or one picture) a request, the next once the answer is
   there, over the same texts (pictures) through ``encode_text`` (``encode_image``) in one list.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -35,10 +37,12 @@ import numpy as np
 import torch
 from measure import command_line, figure, in_turn, write
 from PIL import Image
+from training import random_clip
 
 from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.models.adapter import Adapter
 from proclip.models.clip import load_clip
+from proclip.models.clip_transformers import ClipImageTower
 from proclip.models.embedder import embedder_identity
 from proclip.models.image_files import decode_image
 from proclip.models.proclip import ProCLIP
@@ -107,13 +111,18 @@ def send(port: int, requests: Sequence[bytes], clients: int) -> Sent:
     return seconds, dict(statuses), took
 
 
-def make_model(folder: Path) -> Path:
-    """mini-clip and SmolLM2 with an adapter of random weights."""
+def make_model(folder: Path, large: bool) -> Path:
+    """mini-clip, or a ViT-B/32 of random weights, and SmolLM2, with an adapter of random weights."""
     clip = load_clip("mini-clip")
-    config = EmbedderConfig(model="smollm2")
+    tower, preprocess = clip.image_tower, clip.preprocess
+    if large:
+        random = random_clip("ViT-B/32")
+        tower = ClipImageTower(random.vision_model, random.visual_projection)
+        preprocess = dataclasses.replace(preprocess, size=224)
+    config = EmbedderConfig(model="smollm2", layer=9)
     torch.manual_seed(0)
-    adapter = Adapter(576, clip.dim, AdapterConfig())
-    model = ProCLIP(clip.image_tower, adapter, 3.0, clip.preprocess, config, embedder_identity(config), "mini-clip")
+    adapter = Adapter(576, tower.embed_dim, AdapterConfig())
+    model = ProCLIP(tower, adapter, 3.0, preprocess, config, embedder_identity(config), "ViT-B/32" if large else "mini")
     model.save_pretrained(folder)
     return folder
 
@@ -145,14 +154,16 @@ def resident_mib(process: int) -> float:
 
 def main() -> None:
     def extend(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--model", type=Path, help="model folder (default: mini-clip with SmolLM2)")
+        parser.add_argument("--large", action="store_true", help="a ViT-B/32 instead of mini-clip")
+        parser.add_argument("--inputs", type=int, default=768, help="texts and pictures (default: %(default)s)")
+        parser.add_argument("--requests", type=int, default=10_000, help="for the memory (default: %(default)s)")
 
     options = command_line(__doc__, repeats=5, extend=extend)
-    count, total = (16, 100) if options.small else (768, 10_000)
+    count, total = (16, 100) if options.small else (options.inputs, options.requests)
     sentences, files = texts(count, 0), pictures(count)
     last: dict[str, Sent] = {}
     with TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        path = options.model or make_model(Path(folder) / "model")
+        path = make_model(Path(folder) / "model", options.large)
         model = ProCLIP.from_pretrained(path)
         bodies = {
             "texts": [request(text) for text in sentences],
@@ -176,7 +187,7 @@ def main() -> None:
                 },
                 options.repeats,
             )
-            crowd = [request(texts(8, seed)) for seed in range(8 if options.small else 600)]
+            crowd = [request(texts(8, seed)) for seed in range(total // 16)]
             overload = pool.submit(send, port, crowd, CROWD).result()
             mixed = [bodies["texts" if n % 2 else "pictures"][n % count] for n in range(total // 2)]
             memory = [resident_mib(process)]

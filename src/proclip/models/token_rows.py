@@ -93,12 +93,22 @@ def pad_rows(
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of texts, longest first (what does not fit in memory fails at once); a batch has one text or more."""
+    """Places of texts, longest first (what does not fit in memory fails at once); a batch has one text or more.
+
+    Args:
+        lengths: of the texts, in tokens.
+        batch_tokens: most tokens of a batch, padding included. A 16th of them may be padding, so that a few texts of
+            unlike lengths go in several batches: what a batch costs beside its tokens is less than that.
+    """
     batch: list[int] = []
+    padding = 0
     for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
+        if batch:
+            longest = lengths[batch[0]]
+            padding += longest - lengths[row]
+            if longest * (len(batch) + 1) > batch_tokens or padding > batch_tokens // 16:
+                yield batch
+                batch, padding = [], 0
         batch.append(row)
     if batch:
         yield batch

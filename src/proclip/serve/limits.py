@@ -44,7 +44,7 @@ class Limits:
     """Bodies in memory, all requests together; more is 429."""
     queue: int = 2048
     """Texts that wait or are computed; the same again for labels, and for pictures. More is 429."""
-    batch: int = 32
+    batch: int = 64
     """Inputs that go through the model at once."""
     batch_chars: int = 16_000
     """Characters of them, if they are texts: long ones go in smaller batches."""
