@@ -109,7 +109,7 @@ def main() -> None:
     name, side, llm_dim, batch, part, timed = "ViT-B/32", 224, 1024, options.batch, options.part, 16
     if options.small:
         name, side, llm_dim, batch, part, timed = "tiny", 32, 32, 128, 8, 8
-    rows = {
+    rows: dict[str, tuple[Callable[..., Callable[[], object]], tuple[object, ...]]] = {
         f"plain step of {part}": (plain_step, (name, side, llm_dim, part)),
         f"plain step of {part}, gradient checkpointing": (plain_step, (name, side, llm_dim, part, True)),
         f"step of {batch:,} in parts of {part}": (step_in_parts, (name, side, llm_dim, batch, part)),

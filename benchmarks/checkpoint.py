@@ -45,12 +45,13 @@ class Run:
 
     def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
         clip = random_clip(name)
-        vision = clip.config.vision_config
+        side = clip.vision_model.config.image_size
+        assert isinstance(side, int)
         tower = ClipImageTower(clip.vision_model, clip.visual_projection)
-        adapter = Adapter(LLM_DIM, clip.config.projection_dim, AdapterConfig())
+        adapter = Adapter(LLM_DIM, tower.embed_dim, AdapterConfig())
         config = TuneConfig(optim=OptimConfig(lr=1e-6))
         stage = ImageTextTuning(tower, adapter, nn.Parameter(tensor(LOGIT_SCALE)), config)
-        self.training = Steps(stage, config.optim, [random_tune_batch(batch, vision.image_size, LLM_DIM)])
+        self.training = Steps(stage, config.optim, [random_tune_batch(batch, side, LLM_DIM)])
         self.steps, self.folder, self.checkpoints = steps, folder, Checkpoints(folder, keep=1)
         self.pauses: list[float] = []
 

@@ -53,10 +53,10 @@ def shard_of(files: Sequence[bytes], folder: Path) -> None:
 
 def bare(files: Sequence[bytes], pool: ThreadPoolExecutor, draft: int | None) -> Callable[[], object]:
     def one(content: bytes) -> Tensor:
-        image = Image.open(io.BytesIO(content))
+        file = Image.open(io.BytesIO(content))
         if draft is not None:
-            image.draft(None, (draft, draft))
-        image = image.convert("RGB")
+            file.draft(None, (draft, draft))
+        image = file.convert("RGB")
         width, height = image.size
         box = (0.02 * width, 0.02 * height, 0.96 * width, 0.96 * height)
         image = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
@@ -93,8 +93,8 @@ def change_by_draft(files: Sequence[bytes]) -> dict[str, object]:
         difference = (whole - draft).abs() * STD * 255
         levels.append(float(difference.mean()))
         largest.append(float(difference.quantile(0.999)))
-        centred = [part.flatten() - part.mean() for part in (whole, draft)]
-        cosines.append(float(torch.nn.functional.cosine_similarity(*centred, dim=0)))
+        one, other = (part.flatten() - part.mean() for part in (whole, draft))
+        cosines.append(float(torch.nn.functional.cosine_similarity(one, other, dim=0)))
     return {"mean_levels": spread(levels), "levels_of_one_in_1000": spread(largest), "cosine": spread(cosines)}
 
 

@@ -42,7 +42,8 @@ def main() -> None:
             recipe = find_recipe(arguments.recipe, [f"seed={seed}", *filter(None, row.split(";"))])
             recipe = dataclasses.replace(recipe, evaluate=None)
             embed_recipes([recipe])
-            world = tasks_folder(Path(recipe.data.dataset), "dev").only(TASKS)
+            (source,) = recipe.data.sources
+            world = tasks_folder(Path(source.path), "dev").only(TASKS)
             run = arguments.runs / config_hash(recipe)
             train_recipe(recipe, run)
             original = open_model(recipe.clip)

@@ -30,7 +30,7 @@ from proclip.config import EmbedderConfig
 from proclip.embed import embed_captions
 from proclip.models.embedder import load_embedder
 
-SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-small": ("bert", {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
                             "intermediate_size": 1536, "max_position_embeddings": 512}),
     "qwen3-small": ("qwen3", {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6,
@@ -62,12 +62,12 @@ def random_model(folder: Path, shape: str, texts: list[str]) -> Path:
     end = tokenizer.token_to_id("</s>")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
     side = "left" if kind == "qwen3" else "right"
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", padding_side=side, model_max_length=512
     ).save_pretrained(folder)
     torch.manual_seed(0)
     config = (Qwen3Config if kind == "qwen3" else BertConfig)(vocab_size=len(tokenizer.get_vocab()), **sizes)
-    AutoModel.from_config(config).save_pretrained(folder)
+    AutoModel.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     pooling = "lasttoken" if kind == "qwen3" else "mean_tokens"
     modes = {f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "lasttoken")}
     (folder / "1_Pooling").mkdir()

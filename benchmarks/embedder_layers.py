@@ -84,10 +84,11 @@ def stage1(llm: torch.Tensor, teacher: torch.Tensor, clip: Clip, seed: int, epoc
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(epochs):
         order = torch.randperm(len(llm), generator=generator(seed, epoch))
-        for rows in order.split(128)[: len(llm) // 128]:
+        for rows in torch.split(order, 128)[: len(llm) // 128]:
             student = F.normalize(adapter(llm[rows]), dim=-1)
             optimizer.zero_grad()
-            distillation_loss(student, teacher[rows], reference_batch=loss.reference_batch).loss.backward()
+            terms = distillation_loss(student, teacher[rows], reference_batch=loss.reference_batch)
+            terms.loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return adapter.eval()
@@ -120,8 +121,8 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 adapter = stage1(vectors[layer][: len(train_texts)], teacher, clip, seed)
                 with torch.inference_mode():
-                    embeds = F.normalize(adapter(vectors[layer][len(train_texts) :]), dim=-1).split(len(dev))
-                for column, text_embeds in zip(asked, embeds, strict=True):
+                    embeds = F.normalize(adapter(vectors[layer][len(train_texts) :]), dim=-1)
+                for column, text_embeds in zip(asked, torch.split(embeds, len(dev)), strict=True):
                     ranks = ranks_of_first_positive(text_embeds, image_embeds, [[i] for i in range(len(dev))])
                     for k in (1, 5):
                         figures.setdefault(f"{column} t2i R@{k}", []).append(float((ranks <= k).double().mean()))

@@ -105,8 +105,8 @@ class Part:
         return way
 
 
-def our_stage2(name: str, batch: int, llm_dim: int, device: str, changes: Mapping[str, Any]) -> Steps:
-    """Our stage 2 of a CLIP with random weights."""
+def our_stage2(name: str, batch: int, llm_dim: int, device: str, changes: Mapping[str, Any]) -> Callable[[], object]:
+    """A step of our stage 2 of a CLIP with random weights."""
     torch.manual_seed(0)
     sizes = CLIPS[name]
     tower = ClipImageTower.from_config(sizes["vision_config"], sizes["projection_dim"])
@@ -114,7 +114,7 @@ def our_stage2(name: str, batch: int, llm_dim: int, device: str, changes: Mappin
     config = TuneConfig(**{"batch_size": batch, "optim": BF16, **changes})
     stage = ImageTextTuning(tower, adapter, nn.Parameter(torch.tensor(LOGIT_SCALE)), config).to(device)
     side = sizes["vision_config"].get("image_size", 224)
-    return Steps(stage, config.optim, [random_tune_batch(batch, side, llm_dim, device)])
+    return Steps(stage, config.optim, [random_tune_batch(batch, side, llm_dim, device)]).run
 
 
 def imports_open_clip(part: Part) -> bool:
@@ -159,7 +159,7 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
     ways: dict[str, Callable[[], object]] = {}
     for what, changes in VARIANTS.items():
         make = partial(our_stage2, name, batch, llm_dim, part.device, changes)
-        ways[what] = part.made(f"{title}, {what}", lambda make=make: make().run)
+        ways[what] = part.made(f"{title}, {what}", make)
     if name in OPEN_CLIP and imports_open_clip(part):
         for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
             ways[what] = part.made(f"{title}, {what}", partial(open_clip_step, name, batch, part.device, lock))
@@ -219,13 +219,13 @@ def stage1(part: Part, llm_dim: int, batch: int, steps: int) -> None:
         print_profile(constant.run)
 
 
-def embed(part: Part, shape: Mapping[str, int], texts: int) -> None:
+def embed(part: Part, shape: Mapping[str, Any], texts: int) -> None:
     """Tokens a second of an LLM of Qwen3-0.6B's shape."""
     captions = [f"{WORDS[n % 3 :]} " * (1 + n % 9) + f"{n}" for n in range(texts)]
     with tempfile.TemporaryDirectory() as name:
         folder, tokenizer = Path(name), train_tokenizer(captions[:200], 600)
         torch.manual_seed(0)
-        Qwen3Model(Qwen3Config(**shape)).to(torch.bfloat16).save_pretrained(folder)
+        Qwen3Model(Qwen3Config(**shape)).bfloat16().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = EmbedderConfig(model=str(folder), pooling="last_token", dtype="bfloat16")
         embedder = load_embedder(config, part.device)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from measure import command_line, figure, in_turn, peak_memory, write
 from torch import Tensor
+from torch.autograd import backward
 
 from proclip.losses import contrastive_loss, distillation_loss
 
@@ -36,7 +37,7 @@ def embeds(n: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 def ours_contrastive(n: int, width: int, world: int) -> Call:
     """InfoNCE of one process's rows."""
     images, texts, scale = embeds(n, width)
-    return lambda: contrastive_loss(images, texts, scale, rows=slice(0, n // world)).backward()
+    return lambda: backward(contrastive_loss(images, texts, scale, rows=slice(0, n // world)))
 
 
 def plain_contrastive(n: int, width: int) -> Call:
@@ -46,7 +47,7 @@ def plain_contrastive(n: int, width: int) -> Call:
 
     def run() -> None:
         logits = scale.exp() * images @ texts.T
-        ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
+        backward((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2)
 
     return run
 
@@ -54,7 +55,7 @@ def plain_contrastive(n: int, width: int) -> Call:
 def ours_distillation(n: int, width: int, world: int) -> Call:
     """Instance and structure loss of one process's rows."""
     student, teacher, _ = embeds(n, width)
-    return lambda: distillation_loss(student, teacher, rows=slice(0, n // world)).loss.backward()
+    return lambda: backward(distillation_loss(student, teacher, rows=slice(0, n // world)).loss)
 
 
 def plain_distillation(n: int, width: int) -> Call:
@@ -63,7 +64,7 @@ def plain_distillation(n: int, width: int) -> Call:
 
     def run() -> None:
         structure = (F.pdist(student) - F.pdist(teacher.detach())).square().mean()
-        ((student - teacher.detach()).square().sum(dim=1).mean() + structure).backward()
+        backward((student - teacher.detach()).square().sum(dim=1).mean() + structure)
 
     return run
 

@@ -139,7 +139,7 @@ def in_turn(ways: Mapping[str, Callable[[], object]], repeats: int, warm_up: int
 
 
 def _wait_for_device() -> None:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
 
 

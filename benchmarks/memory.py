@@ -74,16 +74,18 @@ def evaluation(name: str, side: int, folder: str, pictures: int) -> Callable[[],
 def main() -> None:
     """Measure, print and write."""
     options = command_line(__doc__, repeats=1)
-    name, side, llm_dim, batches, texts, pictures = "ViT-B/32", 224, 1024, (16, 64), 1024, 256
+    name, side, llm_dim, texts, pictures = "ViT-B/32", 224, 1024, 1024, 256
     if options.small:
-        name, side, llm_dim, batches, texts, pictures = "tiny", 32, 32, (4,), 8, 4
+        name, side, llm_dim, texts, pictures = "tiny", 32, 32, 8, 4
     tower = tower_of(name)
     adapter, in_tower = numbers(Adapter(llm_dim, tower.embed_dim, AdapterConfig())), numbers(tower)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(pictures):
             (Path(folder) / f"{number}.jpg").write_bytes(photograph(number))
-        rows = {f"stage 1, batch {texts:,}": (16 * adapter, stage1, (llm_dim, tower.embed_dim, texts))}
-        for batch in batches:
+        rows: dict[str, tuple[int, Callable[..., Callable[[], object]], tuple[object, ...]]] = {
+            f"stage 1, batch {texts:,}": (16 * adapter, stage1, (llm_dim, tower.embed_dim, texts))
+        }
+        for batch in (4,) if options.small else (16, 64):
             needed = 16 * (adapter + in_tower) + 4 * in_tower
             rows[f"stage 2, batch {batch}"] = (needed, stage2, (name, side, llm_dim, batch))
         rows[f"evaluation, {pictures} pictures"] = (4 * in_tower, evaluation, (name, side, folder, pictures))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from measure import command_line, figure, in_turn, write
@@ -18,7 +19,11 @@ from training import random_clip
 
 from proclip.models.ema import update_ema
 
-FORMS = {"fused": {"fused": True}, "foreach": {"foreach": True}, "one by one": {"foreach": False}}
+FORMS: dict[str, dict[str, Any]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "one by one": {"foreach": False},
+}
 
 
 def options_of(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +33,7 @@ def options_of(parser: argparse.ArgumentParser) -> None:
 
 
 def tower_of(name: str, device: str) -> nn.Module:
-    tower = random_clip(name).vision_model.to(device)
+    tower: nn.Module = random_clip(name).vision_model.to(device)
     for parameter in tower.parameters():
         parameter.grad = torch.randn_like(parameter)
     return tower

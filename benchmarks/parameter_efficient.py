@@ -38,10 +38,10 @@ from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 from proclip.runs.ablate import STAGE1, run_name, variants
 from proclip.runs.columns import COLUMNS, TASKS, cell
-from proclip.runs.embed import embed_recipes, of_clip
+from proclip.runs.embed import embed_recipes
 from proclip.runs.evaluate import evaluate_path, values
 from proclip.runs.recipes import environment, find_recipe
-from proclip.runs.train import train_recipe
+from proclip.runs.train import BROKEN, train_recipe
 from proclip.runs.tuning import open_tuning, trained_parameters
 from proclip.train.stages import ImageTextTuning, Stage
 
@@ -117,7 +117,8 @@ def slug(text: str) -> str:
 def open_world(bench: Bench, split: str) -> Benchmark:
     recipe = bench.recipe(FULL, RATES[1], 0)
     embed_recipes([recipe])
-    return tasks_folder(Path(recipe.data.dataset), split).only(bench.tasks)
+    (source,) = recipe.data.sources
+    return tasks_folder(Path(source.path), split).only(bench.tasks)
 
 
 def figures_of(bench: Bench, world: Benchmark, recipe: Recipe, run: Path) -> dict[str, float]:
@@ -156,13 +157,11 @@ def loaded(bench: Bench, mode: str, rate: float) -> Callable[[], tuple[Steps, Pr
     assert tune is not None and recipe.init is not None
     torch.manual_seed(0)
     model, clip = ProCLIP.from_pretrained(recipe.init), load_clip(recipe.clip)
-    store = Path(recipe.data.store)
-    samples, llm = ImageCaptions(recipe.data.dataset).select(tune.split), EmbeddingStore.open(store / "llm")
-    cached = of_clip(store / "image_teacher", recipe.clip)
+    data, llm = ImageCaptions.of(recipe.data), EmbeddingStore.open(Path(recipe.data.store) / "llm")
 
     def make() -> tuple[Steps, ProCLIP]:
-        source, stage = open_tuning(tune, samples, model, clip, llm, cached, recipe.seed)
-        return Steps(stage, tune.optim, list(islice(source.epoch(0), 3))), model
+        batches, stage = open_tuning(recipe, tune, data, model, clip, llm, bench.runs / BROKEN)
+        return Steps(stage, tune.optim, list(islice(batches.epoch(0), 3))), model
 
     return make
 
@@ -274,9 +273,9 @@ def table(bench: Bench, seeds: int, rounds: int, choice: Mapping[str, Any], out:
     if not costs.is_file() or read_json(costs)["key"] != json.loads(json.dumps(key)):
         times = step_times(bench, rates, rounds)
         write_json(costs, {"key": key, "times": times, "memory": memory(bench, rates, 1 if bench.smoke else 3)})
-    found = read_json(costs)
+    cost = read_json(costs)
     for mode in MODES:
-        rows[mode] |= {"cost": found["times"][mode], "memory": found["memory"][mode]}
+        rows[mode] |= {"cost": cost["times"][mode], "memory": cost["memory"][mode]}
     write(result, out)
     print(markdown(result))
 

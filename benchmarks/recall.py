@@ -40,7 +40,7 @@ def search(queries: int, gallery: int, noise: float | None, width: int) -> Searc
     items /= items.norm(dim=1, keepdim=True)
     first = [(i * gallery // queries) for i in range(queries)]
     asked = items[first] * (0.0 if noise is None else 1.0)
-    for part in asked.split(4096):
+    for part in torch.split(asked, 4096):
         part += (noise or 1.0) * 0.25 * torch.randn(part.shape, generator=generator)
     asked /= asked.norm(dim=1, keepdim=True)
     positives = [[(start + j) % gallery for j in range(1 + i % 9)] for i, start in enumerate(first)]
@@ -54,7 +54,7 @@ def ours(asked: Tensor, items: Tensor, positives: list[list[int]]) -> list[float
 
 def bare(asked: Tensor, items: Tensor, positives: list[list[int]]) -> None:
     """The products in chunks and the ten best of each."""
-    for part in asked.split(CHUNK):
+    for part in torch.split(asked, CHUNK):
         (part @ items.T).topk(max(KS), dim=1)
 
 
@@ -67,7 +67,7 @@ def one_hot(asked: Tensor, items: Tensor, positives: list[list[int]]) -> list[fl
     recalls = []
     for k in KS:
         hits = []
-        for part, wanted in zip(scores.split(64), right.split(64), strict=True):
+        for part, wanted in zip(torch.split(scores, 64), torch.split(right, 64), strict=True):
             best = F.one_hot(part.topk(k, dim=1).indices, items.shape[0])  # [64, k, gallery]
             hits.append((best * wanted[:, None]).sum(dim=(1, 2)) > 0)
         recalls.append(float(torch.cat(hits).double().mean()))

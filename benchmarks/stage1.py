@@ -30,6 +30,7 @@ from proclip.config import AdapterConfig, DistillConfig, DistillLossConfig, Opti
 from proclip.data.dataset import ImageCaptions
 from proclip.data.loaders import DistillBatches
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
+from proclip.data.store_format import StoreDtype
 from proclip.models.adapter import Adapter
 from proclip.train.stages import TextDistillation
 
@@ -45,7 +46,8 @@ def stores(folder: Path, rows: int, llm_dim: int, embed_dim: int, batch: int = 1
     lines = (json.dumps({"file_name": f"{key}.jpg", "key": key, "short": f"caption {key}"}) for key in keys)
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     captions = [caption_key(key, "short") for key in keys]
-    for name, dim, dtype in (("llm", llm_dim, "float16"), ("teacher", embed_dim, "float32")):
+    kinds: dict[str, tuple[int, StoreDtype]] = {"llm": (llm_dim, "float16"), "teacher": (embed_dim, "float32")}
+    for name, (dim, dtype) in kinds.items():
         with StoreWriter(folder / name, {"kind": name}, dim, dtype) as writer:
             for start in range(0, rows, 16384):
                 part = captions[start : start + 16384]
@@ -75,10 +77,10 @@ class EncodingLoop:
 
     def __init__(self, clip: CLIPModel, llm_dim: int, batch: int) -> None:
         self.tower, self.projection = clip.text_model.eval(), clip.text_projection
-        vocabulary, length = clip.config.text_config.vocab_size, max(TOKENS)
+        vocabulary, length = self.tower.config.vocab_size, max(TOKENS)
         self.ids = torch.randint(0, vocabulary - 2, (batch, length))
         self.llm = F.normalize(torch.randn(batch, llm_dim), dim=-1)
-        self.adapter = adapter_of(llm_dim, clip.config.projection_dim)
+        self.adapter = adapter_of(llm_dim, self.projection.out_features)
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
 
     @torch.no_grad()
@@ -86,7 +88,8 @@ class EncodingLoop:
         """The text features of the batch, read from so many tokens each."""
         ids = self.ids[:, :tokens].clone()
         ids[:, -1] = self.tower.config.eos_token_id
-        return torch.cat([self.projection(self.tower(input_ids=part).pooler_output) for part in ids.split(CHUNK)])
+        parts = torch.split(ids, CHUNK)
+        return torch.cat([self.projection(self.tower(input_ids=part).pooler_output) for part in parts])
 
     def step(self, tokens: int) -> None:
         """One step of training."""
@@ -94,7 +97,7 @@ class EncodingLoop:
         student = F.normalize(self.adapter(self.llm), dim=-1)
         loss = (student - target).square().sum() + (F.pdist(student) - F.pdist(target)).square().sum()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
 
@@ -117,7 +120,7 @@ def bare_products(
 
 def at_width(folder: Path, llm_dim: int, clip: CLIPModel, rows: int, steps: int, repeats: int, loop: bool) -> Turns:
     """Time `steps` of ours and of the bare products, and one step of the loop, in turn."""
-    embed_dim = clip.config.projection_dim
+    embed_dim = clip.text_projection.out_features
     folder.mkdir()
     source = stores(folder, rows, llm_dim, embed_dim)
     own, bare = from_store(source, llm_dim, embed_dim), bare_products(adapter_of(llm_dim, embed_dim), source.batch_size)

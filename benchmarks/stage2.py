@@ -10,6 +10,7 @@ question. The limit is the rate of a product of matrices of 2,048 x 2,048, taken
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -41,7 +42,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, h] -> [b, h]."""
-        return x + self.contract(F.gelu(self.expand(self.norm(x))))
+        change: Tensor = self.contract(F.gelu(self.expand(self.norm(x))))
+        return x + change
 
 
 class PlainAdapter(nn.Module):
@@ -54,7 +56,8 @@ class PlainAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, h] -> [b, d]."""
-        return self.project(self.norm(self.blocks(F.normalize(x, dim=-1))))
+        features: Tensor = self.project(self.norm(self.blocks(F.normalize(x, dim=-1))))
+        return features
 
 
 class PlainLoop:
@@ -91,7 +94,7 @@ class PlainLoop:
         structure = (F.pdist(v) - F.pdist(target)).square().sum()
         loss = info + WEIGHT * (instance + structure)  # Eq. 6
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         with torch.no_grad():
             self.log_scale.clamp_(0, 4.6052)
@@ -118,7 +121,7 @@ def main() -> None:
     options = command_line(__doc__, repeats=7)
     name, side, count, square = ("tiny", 32, 4, 128) if options.small else ("ViT-B/32", 224, 32, 2048)
     clip, batch = random_clip(name), random_tune_batch(count, side, LLM_DIM if not options.small else 32)
-    adapter = PlainAdapter(batch.llm_embeds.shape[1], clip.config.projection_dim)
+    adapter = PlainAdapter(batch.llm_embeds.shape[1], clip.visual_projection.out_features)
     single = ours(clip, adapter, batch, "none")
     half = ours(clip, adapter, batch, "bfloat16") if has_bfloat16("cpu") else None
     plain = PlainLoop(clip, adapter, batch)
@@ -127,7 +130,7 @@ def main() -> None:
         raise SystemExit(f"the two do not compute the same loss: {first}")
     needed = operations(single.run)
     product, in_product = matmul(square)
-    ways = {"plain": plain.step, "ours": single.run, "matmul": product}
+    ways: dict[str, Callable[[], object]] = {"plain": plain.step, "ours": single.run, "matmul": product}
     if half is not None:
         ways["ours, bfloat16"] = half.run
     turns = in_turn(ways, options.repeats)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 from measure import command_line, figure, in_turn, write
 
@@ -36,7 +37,7 @@ def slowest_imports(code: str) -> dict[str, float]:
 def main() -> None:
     """Measure, print and write."""
     options = command_line(__doc__, repeats=25)
-    turns = in_turn({name: lambda code=code: start(code) for name, code in WAYS.items()}, options.repeats)
+    turns = in_turn({name: partial(start, code) for name, code in WAYS.items()}, options.repeats)
     bare = sorted(turns.seconds["python -c pass"])[options.repeats // 2]
     figures = []
     for name, aim in AIMS.items():

@@ -57,14 +57,14 @@ SHOWN = ("zero-shot", "I2T R@1", "T2I R@1")
 class Numbered(Sequence[tuple[str, str]]):
     """Captions that are made when they are asked for."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, length: int) -> None:
+        self.length = length
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, number: Any) -> Any:
-        if number >= self.count:
+        if number >= self.length:
             raise IndexError(number)
         return f"cc12m/{number // 10000:05d}/{number:09d}#short", f"text {number}"
 
@@ -239,8 +239,8 @@ def main() -> None:
         folder, figures, details = Path(name), [], {}
         for width in WIDTHS:
             for dtype in DTYPES:
-                rows = 5000 if options.small else 40_000 * 4096 // width // (2 if dtype == "float32" else 1)
-                more, found = reading(folder / "s", width, dtype, rows, options.repeats)
+                size = 5000 if options.small else 40_000 * 4096 // width // (2 if dtype == "float32" else 1)
+                more, found = reading(folder / "s", width, dtype, size, options.repeats)
                 figures += more
                 details[f"{width} {dtype}"] = found
         sizes = (5000, 50_000) if options.small else (100_000, 1_000_000, 10_000_000)

@@ -18,6 +18,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,9 @@ from torch import Tensor, nn
 from training import CLIPS, LOGIT_SCALE, Steps, random_tune_batch
 
 from proclip.config import AdapterConfig, OptimConfig, TuneConfig
-from proclip.data.batches import TuneBatch
 from proclip.models.adapter import Adapter
 from proclip.models.clip_transformers import ClipImageTower
-from proclip.train.stages import ImageTextTuning
+from proclip.train.stages import Embeds, ImageTextTuning, Stage
 
 NONE, ALTERNATING = "no teacher", "EMA, every other step"
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,8 @@ def every_other_step() -> Iterator[None]:
     """L_reg, twice as heavy, in steps 0, 2, 4, ... of every stage 2 meanwhile."""
     loss, done = ImageTextTuning.loss, [0]
 
-    def alternating(self: ImageTextTuning, batch: TuneBatch, encode: Any = None) -> dict[str, Tensor]:
+    def alternating(self: Stage, batch: Any, encode: Callable[[Any], Embeds] | None = None) -> dict[str, Tensor]:
+        assert isinstance(self, ImageTextTuning)
         plain, self.regularised = self.config, done[0] % 2 == 0
         self.config = dataclasses.replace(plain, distillation_weight=2 * plain.distillation_weight)
         done[0] += 1
@@ -93,7 +94,7 @@ def turns_of(
         else:
             steps.run(2)
 
-    return {label: lambda label=label: two(label) for label in TEACHERS}
+    return {label: partial(two, label) for label in TEACHERS}
 
 
 def quality(bench: Bench, seeds: int) -> dict[str, Any]:

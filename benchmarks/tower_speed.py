@@ -43,7 +43,7 @@ def main() -> None:
     options = command_line(__doc__, repeats=7)
     batch = 2 if options.small else 64
     arithmetics = {"float32": False, **({"bfloat16 autocast": True} if has_bfloat16("cpu") else {})}
-    ways = {}
+    ways: dict[str, Callable[[], object]] = {}
     for name, sizes in CANDIDATES.items():
         model, pixels = tower(*sizes), torch.randn(batch, 3, sizes[0], sizes[0])
         ways |= {f"{name}, {words}": step(model, pixels, on) for words, on in arithmetics.items()}

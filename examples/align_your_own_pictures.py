@@ -57,8 +57,8 @@ models = [proclip.load(arguments.clip), proclip.load(out)]
 for column in ("short", "long"):
     found = []
     for model in models:
-        texts = model.encode_text([sample.captions[column] for sample in samples])
-        nearest = model.similarity(model.encode_image(pictures), texts).argmax(dim=0)
+        captions = model.encode_text([sample.captions[column] for sample in samples])
+        nearest = model.similarity(model.encode_image(pictures), captions).argmax(dim=0)
         found.append(float((nearest == torch.arange(len(samples))).float().mean()))
     print(f"{column:10} {found[0]:8.1%} {found[1]:8.1%}")
 

@@ -25,6 +25,8 @@ captions = [sample.captions[arguments.captions] for sample in samples]
 
 # %% How long they are, and how many the CLIP cannot read to the end
 clip, model = proclip.load_clip(arguments.clip), proclip.load(arguments.model)
+if not isinstance(model, proclip.ProCLIP):
+    raise SystemExit(f"--model: {arguments.model} is a CLIP; name a model that proclip made, such as a run folder")
 words = sorted(len(caption.split()) for caption in captions)
 cut = clip.cuts(captions)
 print(f"{len(captions)} captions of {words[0]} to {words[-1]} words, half of them above {words[len(words) // 2]}")

@@ -29,7 +29,7 @@ QUERIES = {
     "Chinese": "男生冲浪",
     "Japanese": "サーフィンする男",
 }
-queries = dict(enumerate(arguments.query, 1)) if arguments.query else QUERIES
+queries = {str(number): query for number, query in enumerate(arguments.query, 1)} or QUERIES
 
 # %% The index: every picture once; run again, only what is new or changed
 report = update_index(arguments.index, [arguments.folder], arguments.model)
@@ -46,11 +46,11 @@ with proclip.Index.open(arguments.index) as index:
     for language, query in queries.items():
         hits = index.search(query, k=4)
         found = ", ".join(f"{names.get(str(hit.path), hit.path.name)} ({hit.score:.2f})" for hit in hits)
-        print(f"{language!s:9} {query:20} {found}")
+        print(f"{language:9} {query:20} {found}")
 
 # %% Do the languages agree? The cosine of the queries with each other
 model = proclip.load(arguments.model)
 embeds = model.encode_text(list(queries.values()))
 print("\ncosine of each query with the first:")
 for language, cosine in zip(queries, (embeds @ embeds[0]).tolist(), strict=True):
-    print(f"{language!s:9} {cosine:5.2f} {'#' * round(30 * max(cosine, 0))}")
+    print(f"{language:9} {cosine:5.2f} {'#' * round(30 * max(cosine, 0))}")
