@@ -49,7 +49,7 @@ ablate: install ## the paper's tables, five seeds (two hours on two cores, half 
 	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
 
 # One question each (benchmarks/measure.py); gpu is run by hand where there is one.
-BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients losses teacher_price optimizer checkpoint memory growth recall evaluation_speed
+BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients losses teacher_price optimizer checkpoint memory growth recall evaluation_speed serve
 
 bench: install ## every speed benchmark in turn (two hours on two quiet cores): benchmarks/results, docs/performance.md
 	set -e; for name in $(BENCHMARKS); do echo "== $$name, $$(date +%H:%M)"; $(BIN)/python benchmarks/$$name.py; done

@@ -17,7 +17,7 @@ from proclip.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results"
-COMMANDS = {"store_quality": "store.py --quality"}
+COMMANDS = {"store_quality": "store.py --quality", "serve_large": "serve.py --large"}
 """Where it is not the place's name."""
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
