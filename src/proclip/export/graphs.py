@@ -26,6 +26,10 @@ BATCH, TOKENS = "batch", "tokens"
 TOKEN_INPUTS = ("input_ids", "attention_mask", "pooling_mask")
 
 
+class DoesNotExport(ProclipError):
+    """A part of a kind that cannot be exported, however sound it is; the message says why."""
+
+
 class Graph(nn.Module, ABC):
     """A part of a model to export; its arithmetic is float32 until `set_dtype`."""
 
@@ -78,7 +82,7 @@ class AdapterGraph(Graph):
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
-        self.adapter = adapter.folded().float().cpu()
+        self.adapter = copy.deepcopy(adapter).float().cpu().folded()
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Compute what follows the input norm in another precision: raw states of an LLM may exceed float16."""
@@ -143,20 +147,32 @@ class SentenceTransformersGraph(Graph):
         return embeds.float()
 
 
-@torch.no_grad()
 def traced(graph: Graph, what: str) -> ExportedProgram:
     """The program of a graph for any length of its open axes.
 
     Raises:
-        ProclipError: ``torch.export`` cannot follow its code; the message says why.
+        DoesNotExport: ``torch.export`` cannot follow its code.
     """
     open_axes = {BATCH: Dim(BATCH), TOKENS: Dim(TOKENS, max=graph.most_tokens)}
     shapes = {name: {axis: open_axes[of] for axis, of in axes.items()} for name, axes in graph.axes.items()}
+    with exporting(what, "torch.export cannot follow it"):
+        return torch.export.export(graph.eval(), graph.example(), dynamic_shapes=shapes)
+
+
+@contextmanager
+def exporting(what: str, fault: str) -> Iterator[None]:
+    """Quietly run code of an exporter; whatever it raises means that the part `what` does not export.
+
+    Raises:
+        DoesNotExport: with `fault` and the cause. A file that cannot be written stays an `OSError`.
+    """
     try:
-        with quiet():
-            return torch.export.export(graph.eval(), graph.example(), dynamic_shapes=shapes)
-    except Exception as error:  # whatever a model's code may do that cannot be traced
-        raise ProclipError(f"{what} does not export: torch.export cannot follow it: {cause_of(error)}") from None
+        with quiet(), torch.no_grad():
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise DoesNotExport(f"{what} does not export: {fault}: {cause_of(error)}") from None
 
 
 @contextmanager
