@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from proclip.cli import main
 from proclip.config import AdapterConfig
 from proclip.errors import ProclipError
 from proclip.export import export_onnx, export_torch, graph_files
-from proclip.export.graphs import AdapterGraph, DoesNotExport
+from proclip.export.graphs import AdapterGraph, DoesNotExport, quiet
 from proclip.models.adapter import Adapter
 from proclip.models.causal_lm import CausalLMEmbedder
 from proclip.models.embedder import Encoded
@@ -74,6 +75,17 @@ def test_what_the_quantizer_raises(model: ProCLIP, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", fails)
     with pytest.raises(DoesNotExport, match=r"^the adapter does not export: it cannot be quantized: .*no such kernel"):
         graph_files.write_graph(AdapterGraph(model.adapter), tmp_path / "adapter.onnx", "int8", "the adapter")
+
+
+def test_only_exporters_are_quiet(
+    model: ProCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with quiet():
+        for logger in ("torch.onnx.part", "mine", None):
+            logging.getLogger(logger).warning("of %s", logger)
+    graph_files.write_graph(AdapterGraph(model.adapter), tmp_path / "adapter.onnx", "int8", "the adapter")
+    assert caplog.messages == ["of mine", "of None"]
+    assert "torchvision" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

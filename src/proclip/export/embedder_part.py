@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,30 +106,29 @@ def _tokenizer(embedder: Embedder) -> Any:
 def describe(embedder: Embedder, graph: Graph) -> EmbedderPart:
     """What the manifest says of the LLM."""
     config: EmbedderConfig = embedder.config
-    inputs = tuple(graph.axes)
     classes = embedder.for_classes()
+    part = partial(
+        EmbedderPart,
+        model=config.model,
+        inputs=tuple(graph.axes),
+        padding_side="left" if embedder.padding_side == "left" else "right",
+    )
     if isinstance(embedder, SentenceTransformersEmbedder):
         assert isinstance(classes, SentenceTransformersEmbedder)
-        tokenizer = embedder.model.tokenizer
-        return EmbedderPart(
-            model=config.model,
-            inputs=inputs,
+        return part(
             pooling="as the model declares, in the graph",
             max_length=embedder.max_length,
-            padding_side="left" if embedder.padding_side == "left" else "right",
-            pad_token_id=int(tokenizer.pad_token_id or 0),
+            pad_token_id=int(embedder.model.tokenizer.pad_token_id or 0),
             instruction=embedder.prompt,
             class_instruction=classes.prompt,
         )
-    return EmbedderPart(
-        model=config.model,
-        inputs=inputs,
-        pooling="mean" if config.backend == "llm2vec" else config.pooling,
+    llm2vec = config.backend == "llm2vec"
+    return part(
+        pooling="mean" if llm2vec else config.pooling,
         max_length=config.max_length,
-        padding_side="left" if embedder.padding_side == "left" else "right",
         pad_token_id=embedder.fill,
         instruction=config.instruction,
         class_instruction=classes.config.instruction,
         skip_tokens=config.skip_tokens,
-        chat=chat_frame(config) if config.backend == "llm2vec" else None,
+        chat=chat_frame(config) if llm2vec else None,
     )

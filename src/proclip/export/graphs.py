@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,8 @@ from ..models.towers import ImageTower
 
 BATCH, TOKENS = "batch", "tokens"
 """Names of the axes whose length a graph leaves open."""
+EXPORTERS = ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")
+"""Loggers of what traces and writes graphs."""
 TOKEN_INPUTS = ("input_ids", "attention_mask", "pooling_mask")
 
 
@@ -112,10 +115,7 @@ class DecoderGraph(Graph):
 
     def example(self) -> tuple[Tensor, ...]:
         """Two rows of tokens, one of them padded."""
-        ids = torch.arange(14).view(2, 7)
-        mask = torch.ones_like(ids)
-        padding = slice(0, 3) if self.embedder.padding_side == "left" else slice(4, None)
-        mask[1, padding] = 0
+        ids, mask = _two_rows(self.embedder.padding_side)
         return ids, mask, mask.clone()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
@@ -135,16 +135,21 @@ class SentenceTransformersGraph(Graph):
 
     def example(self) -> tuple[Tensor, ...]:
         """Two rows of tokens, one of them padded."""
-        ids = torch.arange(14).view(2, 7)
-        mask = torch.ones_like(ids)
-        mask[1, slice(0, 3) if self.padding_side == "left" else slice(4, None)] = 0
-        return ids, mask
+        return _two_rows(self.padding_side)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[b, t] int64 each to [b, h] float32."""
         found: dict[str, Any] = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
         embeds: Tensor = found["sentence_embedding"]
         return embeds.float()
+
+
+def _two_rows(padding_side: str) -> tuple[Tensor, Tensor]:
+    """Ids and mask of tokens, [2, 7] each."""
+    ids = torch.arange(14).view(2, 7)
+    mask = torch.ones_like(ids)
+    mask[1, slice(0, 3) if padding_side == "left" else slice(4, None)] = 0
+    return ids, mask
 
 
 def traced(graph: Graph, what: str) -> ExportedProgram:
@@ -177,15 +182,24 @@ def exporting(what: str, fault: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings of the exporter's own code, and without its notes on packages that are not needed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Without warnings of the exporters' own code and their notes on packages that are not needed; others still log."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, EXPORTERS)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    logging.root.addFilter(_no_advice)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.root.removeFilter(_no_advice)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    """Whether a record is no advice of ONNX Runtime's quantizer, which logs as if it were the program itself."""
+    return record.levelno >= logging.ERROR or "onnxruntime" not in Path(record.pathname).parts
 
 
 def cause_of(error: BaseException) -> str:
