@@ -31,9 +31,12 @@ arguments = parser.parse_known_args()[0]  # a notebook has arguments of its own
 # %% The data: a folder of pictures, and metadata.jsonl with a line a picture (docs/data_format.md)
 folder = arguments.data
 if folder is None:
+    try:
+        world, rows = proclip.ImageCaptions(arguments.world), []
+    except proclip.ProclipError as error:
+        parser.error(str(error))
     folder = arguments.out.with_name("pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    world, rows = proclip.ImageCaptions(arguments.world), []
     for split, count in (("align", arguments.pictures), ("test", arguments.pictures // 2)):
         for sample in world.select(split, ["short", "long"])[:count]:
             name = sample.key.replace("/", "-") + ".png"
@@ -45,7 +48,10 @@ first = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[0]
 print(f"{folder}/metadata.jsonl begins with\n  {first[:150]} ...")
 
 # %% Both stages; run again, what is done stays done
-out = align_folder(arguments.clip, arguments.embedder, folder, arguments.out, ["short", "long"], arguments.settings)
+try:
+    out = align_folder(arguments.clip, arguments.embedder, folder, arguments.out, ["short", "long"], arguments.settings)
+except proclip.ProclipError as error:
+    parser.error(str(error))
 print(f"the model is in {out}")
 
 # %% What was gained: captions of held-out pictures, before and after

@@ -23,12 +23,15 @@ parser.add_argument("--pictures", type=int, default=150, help="at most")
 arguments = parser.parse_known_args()[0]  # a notebook has arguments of its own
 columns = arguments.columns.split(",")
 
-samples = list(proclip.ImageCaptions(arguments.data).select("test", columns))
+try:
+    models = {name: proclip.load(name) for name in (arguments.first, arguments.second)}
+    samples = list(proclip.ImageCaptions(arguments.data).select("test", columns))
+except proclip.ProclipError as error:
+    parser.error(str(error))
 samples = [sample for sample in samples if not sample.key.startswith("twemoji")][: arguments.pictures]
 pictures = [str(sample.picture) for sample in samples]
 
 # %% Place of the right picture for each caption, 1 is first; both models have the same methods
-models = {name: proclip.load(name) for name in (arguments.first, arguments.second)}
 places: dict[tuple[str, str], torch.Tensor] = {}
 for name, model in models.items():
     image_embeds = model.encode_image(pictures)

@@ -18,15 +18,18 @@ parser.add_argument("--captions", default="long", help="its column of long capti
 parser.add_argument("--pictures", type=int, default=150, help="at most")
 arguments = parser.parse_known_args()[0]  # a notebook has arguments of its own
 
-samples = list(proclip.ImageCaptions(arguments.data).select("test", [arguments.captions]))
+try:
+    clip, model = proclip.load_clip(arguments.clip), proclip.load(arguments.model)
+    samples = list(proclip.ImageCaptions(arguments.data).select("test", [arguments.captions]))
+except proclip.ProclipError as error:
+    parser.error(str(error))
+if not isinstance(model, proclip.ProCLIP):
+    parser.error(f"--model: {arguments.model} is a CLIP; name a model that proclip made, such as a run folder")
 samples = [sample for sample in samples if not sample.key.startswith("twemoji")][: arguments.pictures]
 pictures = [str(sample.picture) for sample in samples]
 captions = [sample.captions[arguments.captions] for sample in samples]
 
 # %% How long they are, and how many the CLIP cannot read to the end
-clip, model = proclip.load_clip(arguments.clip), proclip.load(arguments.model)
-if not isinstance(model, proclip.ProCLIP):
-    raise SystemExit(f"--model: {arguments.model} is a CLIP; name a model that proclip made, such as a run folder")
 words = sorted(len(caption.split()) for caption in captions)
 cut = clip.cuts(captions)
 print(f"{len(captions)} captions of {words[0]} to {words[-1]} words, half of them above {words[len(words) // 2]}")

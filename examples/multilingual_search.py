@@ -32,7 +32,10 @@ QUERIES = {
 queries = {str(number): query for number, query in enumerate(arguments.query, 1)} or QUERIES
 
 # %% The index: every picture once; run again, only what is new or changed
-report = update_index(arguments.index, [arguments.folder], arguments.model)
+try:
+    report = update_index(arguments.index, [arguments.folder], arguments.model)
+except proclip.ProclipError as error:
+    parser.error(str(error))
 print(f"{report.pictures:,} pictures, {report.encoded:,} of them encoded now")
 
 # %% What people would call the pictures

@@ -23,8 +23,11 @@ pictures = [Path(p) for p in arguments.pictures or (f"runs/mini/images/openmoji/
 labels, templates = arguments.labels.split(","), arguments.templates.split(",")
 
 # %% One call: chances that sum to 1 over the labels
-model = proclip.load(arguments.model)
-chances = model.zero_shot(pictures, labels, templates)
+try:
+    model = proclip.load(arguments.model)
+    chances = model.zero_shot(pictures, labels, templates)
+except proclip.ProclipError as error:
+    parser.error(str(error))
 
 for picture, row in zip(pictures, chances, strict=True):
     print(picture.name)

@@ -52,6 +52,19 @@ def test_zero_shot_labels(tiny_proclip_path: Path, tiny_world: Path, capsys: pyt
     assert "all 2" in printed and "0 of 2 pictures get another label" in printed
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("align_your_own_pictures", "--world"), ("compare_two_models", "--second"), ("long_captions", "--model"),
+        ("multilingual_search", "--model"), ("zero_shot_labels", "--model"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(name, option, "nowhere")
+    assert "error: " in capsys.readouterr().err
+
+
 def test_multilingual_search(tiny_proclip_path: Path, tiny_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [tiny_world / "images", "--model", tiny_proclip_path, "--names", tiny_world]
     run("multilingual_search", *arguments)

@@ -140,6 +140,7 @@ def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     for parser in (onnx, torch):
         parser.add_argument("model", help="folder or hub id of a proclip model, or a run folder")
     onnx.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="new folder")
+    onnx.add_argument("--embedder", help="where the model's LLM lies now, if that is not where the model says")
     torch.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".pt2 file")
     onnx.add_argument("--parts", metavar="A,B", help="of image, adapter, embedder (default: all; an LLM that does not "
                       "export is left out)")  # fmt: skip

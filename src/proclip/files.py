@@ -12,6 +12,19 @@ from typing import Any
 from .errors import ProclipError
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, where they are not there yet.
+
+    Raises:
+        ProclipError: that cannot be: something else than a folder is in the way, or nothing may be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise ProclipError(f"the folder {folder} cannot be made: {reason}") from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file's draft to write: as the block ends it takes the file's place, whole even after a power cut.

@@ -15,6 +15,7 @@ import proclip
 from proclip.errors import ProclipError
 from proclip.models.clip import Clip, load_clip
 from proclip.models.proclip import ProCLIP
+from proclip.onnx.manifest import FILE as MANIFEST
 
 TEXTS = ["a red bar", "ein grauer Balken", "a column " * 40]
 
@@ -70,6 +71,10 @@ def test_refusals(tiny_proclip_path: Path, tiny_clip_path: Path, tmp_path: Path)
     embedder = tiny_embedders.multilingual_e5(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "empty").mkdir()
+    (exported := tmp_path / "exported").mkdir()
+    (exported / MANIFEST).touch()
+    for name in ("a", "b"):
+        shutil.copytree(tiny_proclip_path, tmp_path / "runs" / name / "model")
     (tmp_path / "run" / "recipe.toml").write_text('name = "mine"\n')
     for arguments, settings, message in (
         (["no/such-model"], {}, "neither a folder nor a checkpoint that the hub gives"),
@@ -81,6 +86,13 @@ def test_refusals(tiny_proclip_path: Path, tiny_clip_path: Path, tmp_path: Path)
         ([tiny_proclip_path], {"device": "gpu"}, "device 'gpu' is not to be had here"),
         ([tiny_proclip_path], {"dtype": "int8"}, "dtype 'int8' is not known: float32, float16, bfloat16 are"),
         ([tiny_proclip_path], {"dtype": torch.int8}, "dtype torch.int8 is not known"),
+        ([tiny_proclip_path], {"dtype": ["float16"]}, r"dtype \['float16'\] is not known"),
+        ([tiny_proclip_path], {"device": "meta"}, "device 'meta' holds no weights"),
+        ([tiny_proclip_path], {"revision": "main"}, "which alone has revisions: leave revision out"),
+        (["mini-clip"], {"revision": "main"}, "which alone has revisions"),
+        ([""], {}, "the model's name is empty"),
+        ([exported], {}, r"is an exported model: proclip\.onnx\.load opens it"),
+        ([tmp_path / "runs"], {}, r"holds runs: name one of them, .*/runs/a, .*/runs/b$"),
     ):
         with pytest.raises(ProclipError, match=message):
             proclip.load(*arguments, **settings)  # type: ignore[arg-type]

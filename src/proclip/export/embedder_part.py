@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config import EmbedderConfig
-from ..errors import ProclipError
 from ..models.causal_lm import CausalLMEmbedder
 from ..models.embedder import TextEmbedder, load_embedder
 from ..models.embedder_source import chat_frame
@@ -16,7 +16,7 @@ from ..models.proclip import ProCLIP
 from ..models.sentence_transformers_embedder import SentenceTransformersEmbedder
 from ..onnx.manifest import EmbedderPart
 from ..onnx.tokens import Tokenize, load_tokenizer, token_rows
-from .graphs import DecoderGraph, Graph, SentenceTransformersGraph
+from .graphs import DecoderGraph, DoesNotExport, Graph, SentenceTransformersGraph
 from .parity import CHECK_TEXTS
 
 ELSEWHERE = "serve the LLM elsewhere and give its vectors to the adapter (project_text)"
@@ -28,24 +28,24 @@ def load_in_float32(model: ProCLIP) -> Embedder:
     """The model's LLM on the CPU in float32, whatever precision it was trained with.
 
     Raises:
-        ProclipError: it is of a kind that does not export, cannot be found, or is not the one that the adapter was
-            trained with.
+        DoesNotExport: it is of a kind that does not export.
+        ProclipError: it cannot be found or loaded, or is not the one that the adapter was trained with.
     """
     config = model.embedder_config
     if config is None:
-        raise ProclipError(f"the LLM does not export: the model was made around an object; {ELSEWHERE}")
+        raise DoesNotExport(f"the LLM does not export: the model was made around an object; {ELSEWHERE}")
     if config.quantization != "none":
-        raise ProclipError(
+        raise DoesNotExport(
             f"the LLM does not export: its weights are {config.quantization} of bitsandbytes; {ELSEWHERE}"
         )
     if config.trust_remote_code:
-        raise ProclipError(f"the LLM does not export: it runs code of its checkpoint; {ELSEWHERE}")
+        raise DoesNotExport(f"the LLM does not export: it runs code of its checkpoint; {ELSEWHERE}")
     located = model.embedder  # with its identity checked; no weights are loaded yet
     config = getattr(located, "config", config)
     plain = dataclasses.replace(config, dtype="float32", device_map=None)
     embedder: TextEmbedder = load_embedder(plain, "cpu")
     if not isinstance(embedder, (CausalLMEmbedder, SentenceTransformersEmbedder)):
-        raise ProclipError(f"the LLM does not export: a {type(embedder).__name__} is not known here; {ELSEWHERE}")
+        raise DoesNotExport(f"the LLM does not export: a {type(embedder).__name__} is not known here; {ELSEWHERE}")
     return embedder
 
 
@@ -53,16 +53,16 @@ def graph_of(embedder: Embedder) -> Graph:
     """What computes the LLM's vectors from tokens.
 
     Raises:
-        ProclipError: a sentence-transformers model of parts that are not known here.
+        DoesNotExport: a sentence-transformers model of parts that are not known here.
     """
     if isinstance(embedder, CausalLMEmbedder):
         return DecoderGraph(embedder)
     for module in embedder.model:
         kind = type(module).__name__
         if kind not in ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm"):
-            raise ProclipError(f"the LLM does not export: its module {kind} is not known here; {ELSEWHERE}")
+            raise DoesNotExport(f"the LLM does not export: its module {kind} is not known here; {ELSEWHERE}")
         if not getattr(module, "include_prompt", True):
-            raise ProclipError(f"the LLM does not export: its pooling leaves the prompt out; {ELSEWHERE}")
+            raise DoesNotExport(f"the LLM does not export: its pooling leaves the prompt out; {ELSEWHERE}")
     return SentenceTransformersGraph(embedder)
 
 
@@ -70,13 +70,13 @@ def write_tokenizer(embedder: Embedder, path: Path) -> None:
     """Write the LLM's ``tokenizer.json``, without truncation and padding, which the manifest tells.
 
     Raises:
-        ProclipError: its tokenizer is not one of the library tokenizers.
+        DoesNotExport: its tokenizer is not one of the library tokenizers.
     """
     from tokenizers import Tokenizer
 
     backend = getattr(_tokenizer(embedder), "backend_tokenizer", None)
     if backend is None:
-        raise ProclipError(f"the LLM does not export: its tokenizer has no tokenizer.json; {ELSEWHERE}")
+        raise DoesNotExport(f"the LLM does not export: its tokenizer has no tokenizer.json; {ELSEWHERE}")
     plain = Tokenizer.from_str(backend.to_str())
     plain.no_truncation()
     plain.no_padding()
@@ -87,14 +87,16 @@ def check_tokens(embedder: Embedder, part: EmbedderPart, path: Path) -> None:
     """Compare the tokens of the file with those of the LLM's own tokenizer, also of a text that is cut.
 
     Raises:
-        ProclipError: they differ.
+        DoesNotExport: they differ.
     """
     own, other = _tokenizer(embedder), Tokenize(load_tokenizer(path))
     texts = [*CHECK_TEXTS, "a long text of many words, 長い文章 " * part.max_length]
     for instruction in dict.fromkeys((part.instruction, part.class_instruction)):
         rows = [token_rows(texts, tokenize, part, instruction) for tokenize in (own, other)]
         if rows[0] != rows[1]:
-            raise ProclipError(f"the LLM does not export: tokenizer.json gives other tokens than it reads; {ELSEWHERE}")
+            raise DoesNotExport(
+                f"the LLM does not export: tokenizer.json gives other tokens than it reads; {ELSEWHERE}"
+            )
 
 
 def _tokenizer(embedder: Embedder) -> Any:
@@ -104,30 +106,29 @@ def _tokenizer(embedder: Embedder) -> Any:
 def describe(embedder: Embedder, graph: Graph) -> EmbedderPart:
     """What the manifest says of the LLM."""
     config: EmbedderConfig = embedder.config
-    inputs = tuple(graph.axes)
     classes = embedder.for_classes()
+    part = partial(
+        EmbedderPart,
+        model=config.model,
+        inputs=tuple(graph.axes),
+        padding_side="left" if embedder.padding_side == "left" else "right",
+    )
     if isinstance(embedder, SentenceTransformersEmbedder):
         assert isinstance(classes, SentenceTransformersEmbedder)
-        tokenizer = embedder.model.tokenizer
-        return EmbedderPart(
-            model=config.model,
-            inputs=inputs,
+        return part(
             pooling="as the model declares, in the graph",
             max_length=embedder.max_length,
-            padding_side="left" if embedder.padding_side == "left" else "right",
-            pad_token_id=int(tokenizer.pad_token_id or 0),
+            pad_token_id=int(embedder.model.tokenizer.pad_token_id or 0),
             instruction=embedder.prompt,
             class_instruction=classes.prompt,
         )
-    return EmbedderPart(
-        model=config.model,
-        inputs=inputs,
-        pooling="mean" if config.backend == "llm2vec" else config.pooling,
+    llm2vec = config.backend == "llm2vec"
+    return part(
+        pooling="mean" if llm2vec else config.pooling,
         max_length=config.max_length,
-        padding_side="left" if embedder.padding_side == "left" else "right",
         pad_token_id=embedder.fill,
         instruction=config.instruction,
         class_instruction=classes.config.instruction,
         skip_tokens=config.skip_tokens,
-        chat=chat_frame(config) if config.backend == "llm2vec" else None,
+        chat=chat_frame(config) if llm2vec else None,
     )

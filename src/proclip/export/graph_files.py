@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ..errors import ProclipError
 from ..onnx.manifest import Precision
-from .graphs import Graph, cause_of, quiet, traced
+from .graphs import Graph, exporting, traced
 
 LARGEST_FILE = 1_800_000_000
 """Bytes of weights above which they lie in a file of their own beside the graph: a protobuf ends at 2 GiB."""
@@ -26,7 +25,7 @@ def write_graph(graph: Graph, path: Path, precision: Precision, what: str) -> No
         what: the part, for messages.
 
     Raises:
-        ProclipError: it does not export; the message says why.
+        DoesNotExport: torch or ONNX cannot say it, or it cannot be quantized.
     """
     if precision == "float16":
         graph.set_dtype(torch.float16)
@@ -36,7 +35,7 @@ def write_graph(graph: Graph, path: Path, precision: Precision, what: str) -> No
     with TemporaryDirectory(dir=path.parent) as folder:
         whole = Path(folder) / path.name
         _write(graph, whole, what)
-        with quiet():
+        with exporting(what, "it cannot be quantized"):
             (_quantize_in_blocks if graph.blockwise else _quantize)(whole, path, _is_large(graph))
 
 
@@ -71,16 +70,13 @@ def _is_large(graph: Graph) -> bool:
 
 def _write(graph: Graph, path: Path, what: str) -> None:
     program = traced(graph, what)
-    try:
-        with quiet(), torch.no_grad():
-            found = torch.onnx.export(
-                program,
-                input_names=list(graph.axes),
-                output_names=[graph.output],
-                dynamic_shapes={name: dict(axes) for name, axes in graph.axes.items()},
-                verbose=False,
-            )
-            assert found is not None
-            found.save(path, external_data=_is_large(graph))
-    except Exception as error:  # an operator that ONNX has no words for
-        raise ProclipError(f"{what} does not export: it cannot be said in ONNX: {cause_of(error)}") from None
+    with exporting(what, "it cannot be said in ONNX"):
+        found = torch.onnx.export(
+            program,
+            input_names=list(graph.axes),
+            output_names=[graph.output],
+            dynamic_shapes={name: dict(axes) for name, axes in graph.axes.items()},
+            verbose=False,
+        )
+        assert found is not None
+        found.save(path, external_data=_is_large(graph))

@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,13 @@ from ..models.towers import ImageTower
 
 BATCH, TOKENS = "batch", "tokens"
 """Names of the axes whose length a graph leaves open."""
+EXPORTERS = ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")
+"""Loggers of what traces and writes graphs."""
 TOKEN_INPUTS = ("input_ids", "attention_mask", "pooling_mask")
+
+
+class DoesNotExport(ProclipError):
+    """A part of a kind that cannot be exported, however sound it is; the message says why."""
 
 
 class Graph(nn.Module, ABC):
@@ -78,7 +85,7 @@ class AdapterGraph(Graph):
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
-        self.adapter = adapter.folded().float().cpu()
+        self.adapter = copy.deepcopy(adapter).float().cpu().folded()
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Compute what follows the input norm in another precision: raw states of an LLM may exceed float16."""
@@ -108,10 +115,7 @@ class DecoderGraph(Graph):
 
     def example(self) -> tuple[Tensor, ...]:
         """Two rows of tokens, one of them padded."""
-        ids = torch.arange(14).view(2, 7)
-        mask = torch.ones_like(ids)
-        padding = slice(0, 3) if self.embedder.padding_side == "left" else slice(4, None)
-        mask[1, padding] = 0
+        ids, mask = _two_rows(self.embedder.padding_side)
         return ids, mask, mask.clone()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
@@ -131,10 +135,7 @@ class SentenceTransformersGraph(Graph):
 
     def example(self) -> tuple[Tensor, ...]:
         """Two rows of tokens, one of them padded."""
-        ids = torch.arange(14).view(2, 7)
-        mask = torch.ones_like(ids)
-        mask[1, slice(0, 3) if self.padding_side == "left" else slice(4, None)] = 0
-        return ids, mask
+        return _two_rows(self.padding_side)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[b, t] int64 each to [b, h] float32."""
@@ -143,33 +144,62 @@ class SentenceTransformersGraph(Graph):
         return embeds.float()
 
 
-@torch.no_grad()
+def _two_rows(padding_side: str) -> tuple[Tensor, Tensor]:
+    """Ids and mask of tokens, [2, 7] each."""
+    ids = torch.arange(14).view(2, 7)
+    mask = torch.ones_like(ids)
+    mask[1, slice(0, 3) if padding_side == "left" else slice(4, None)] = 0
+    return ids, mask
+
+
 def traced(graph: Graph, what: str) -> ExportedProgram:
     """The program of a graph for any length of its open axes.
 
     Raises:
-        ProclipError: ``torch.export`` cannot follow its code; the message says why.
+        DoesNotExport: ``torch.export`` cannot follow its code.
     """
     open_axes = {BATCH: Dim(BATCH), TOKENS: Dim(TOKENS, max=graph.most_tokens)}
     shapes = {name: {axis: open_axes[of] for axis, of in axes.items()} for name, axes in graph.axes.items()}
+    with exporting(what, "torch.export cannot follow it"):
+        return torch.export.export(graph.eval(), graph.example(), dynamic_shapes=shapes)
+
+
+@contextmanager
+def exporting(what: str, fault: str) -> Iterator[None]:
+    """Quietly run code of an exporter; whatever it raises means that the part `what` does not export.
+
+    Raises:
+        DoesNotExport: with `fault` and the cause. A file that cannot be written stays an `OSError`.
+    """
     try:
-        with quiet():
-            return torch.export.export(graph.eval(), graph.example(), dynamic_shapes=shapes)
-    except Exception as error:  # whatever a model's code may do that cannot be traced
-        raise ProclipError(f"{what} does not export: torch.export cannot follow it: {cause_of(error)}") from None
+        with quiet(), torch.no_grad():
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise DoesNotExport(f"{what} does not export: {fault}: {cause_of(error)}") from None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings of the exporter's own code, and without its notes on packages that are not needed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Without warnings of the exporters' own code and their notes on packages that are not needed; others still log."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, EXPORTERS)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    logging.root.addFilter(_no_advice)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.root.removeFilter(_no_advice)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    """Whether a record is no advice of ONNX Runtime's quantizer, which logs as if it were the program itself."""
+    return record.levelno >= logging.ERROR or "onnxruntime" not in Path(record.pathname).parts
 
 
 def cause_of(error: BaseException) -> str:

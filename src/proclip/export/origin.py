@@ -8,8 +8,22 @@ import torch
 
 from .. import __version__
 from ..config import to_dict
+from ..errors import ProclipError
+from ..models.clip import Clip
 from ..models.proclip import ProCLIP
 from ..models.tower_identity import weights_digest
+
+
+def with_adapter(model: ProCLIP | Clip) -> ProCLIP:
+    """A model of ours itself.
+
+    Raises:
+        ProclipError: it is a CLIP, or something else.
+    """
+    if not isinstance(model, ProCLIP):
+        what = f"{model.identity['model']} is a CLIP, which" if isinstance(model, Clip) else f"a {type(model).__name__}"
+        raise ProclipError(f"{what} has no adapter to export: a proclip model is wanted")
+    return model
 
 
 def origin_of(model: ProCLIP) -> dict[str, Any]:

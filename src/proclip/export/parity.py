@@ -46,17 +46,18 @@ def llm_like(adapter: Adapter) -> Vectors:
     return vectors
 
 
-def check_vectors(model: OnnxModel, wanted: Mapping[str, Vectors], llm_embeds: Vectors) -> dict[str, dict[str, float]]:
-    """Compare an export with torch, in one batch and one by one.
+def check_part(model: OnnxModel, part: str, wanted: Vectors, llm_embeds: Vectors) -> dict[str, float]:
+    """Compare a part of an export with torch, in one batch and one by one.
 
     Args:
         model: the export.
-        wanted: by part, what torch gives in float32: ``image`` of `check_pictures`, ``adapter`` of `llm_embeds`,
-            ``embedder`` and, through the adapter, ``text`` of `CHECK_TEXTS`.
+        part: ``image``, of `check_pictures`; ``adapter``, of `llm_embeds`; ``embedder`` and, through the adapter,
+            ``text``, of `CHECK_TEXTS`.
+        wanted: what torch gives in float32.
         llm_embeds: [n, h].
 
     Returns:
-        by part, what `compare` gives.
+        what `compare` gives.
 
     Raises:
         ProclipError: the export is not right.
@@ -67,12 +68,9 @@ def check_vectors(model: OnnxModel, wanted: Mapping[str, Vectors], llm_embeds: V
         "embedder": (model.embed_text, CHECK_TEXTS),
         "text": (model.encode_text, CHECK_TEXTS),
     }
-    found = {}
-    for part, vectors in wanted.items():
-        encode, items = encoders[part]
-        both = np.concatenate([encode(items), *(encode([item]) for item in items)])
-        found[part] = compare(both, np.tile(vectors, (2, 1)), model.manifest.precision, part, unit=part != "embedder")
-    return found
+    encode, items = encoders[part]
+    both = np.concatenate([encode(items), *(encode([item]) for item in items)])
+    return compare(both, np.tile(wanted, (2, 1)), model.manifest.precision, part, unit=part != "embedder")
 
 
 def compare(found: Vectors, wanted: Vectors, precision: Precision, what: str, unit: bool = True) -> dict[str, float]:

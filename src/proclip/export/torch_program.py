@@ -8,31 +8,36 @@ from pathlib import Path
 import torch
 
 from ..errors import ProclipError
-from ..files import replacing
+from ..files import make_folder, replacing
+from ..models.clip import Clip
 from ..models.proclip import ProCLIP
 from .graphs import ImageGraph, quiet, traced
-from .origin import origin_of
+from .origin import origin_of, with_adapter
 from .parity import check_pictures, compare
 
 ABOUT = "proclip.json"
 """Name of the JSON text inside the file: preprocessing, temperature, and what it was made from."""
 
 
-def export_torch(model: ProCLIP, path: str | Path) -> dict[str, float]:
+def export_torch(model: ProCLIP | Clip, path: str | Path) -> dict[str, float]:
     """Write the image tower as a program: pixel values [b, 3, s, s] to L2-normalised image embeds [b, d], float32.
 
     Args:
-        model: trained; it stays as it is.
+        model: trained, of ours: a CLIP is refused; it stays as it is.
         path: of the file, ``.pt2``; replaced if it is there.
 
     Returns:
         how far the program, read back, is from the tower: ``largest_difference`` and ``least_cosine``.
 
     Raises:
-        ProclipError: the path is not a .pt2 file's, the tower does not export, or the program gives other vectors.
+        ProclipError: it is no model of ours, the path is not a .pt2 file's or cannot be written, the tower does not
+            export, or the program gives other vectors.
     """
+    model = with_adapter(model)
     path = Path(path)
-    if path.suffix != ".pt2" or path.is_dir():
+    if path.is_dir():
+        raise ProclipError(f"{path} is a folder: give the name of a file that ends in .pt2")
+    if path.suffix != ".pt2":
         raise ProclipError(f"{path}: the file's name must end in .pt2")
     pixels = model.pixel_values(check_pictures())
     graph = ImageGraph(model.image_tower, tuple(pixels.shape[1:])).eval()
@@ -44,7 +49,7 @@ def export_torch(model: ProCLIP, path: str | Path) -> dict[str, float]:
         "logit_bias": None if model.logit_bias is None else float(model.logit_bias.detach()),
         "made_from": origin_of(model),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as draft, quiet():
         with draft.open("wb") as file:
             torch.export.save(program, file, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})

@@ -46,6 +46,8 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, at_least: int 
     Raises:
         ProclipError: the file is missing, is not a readable image, or has an absurd size.
     """
+    if not str(path):
+        raise ProclipError("an image's path is empty")
     return _decoded(Path(path), f"image {path}", max_pixels, at_least)
 
 
@@ -83,6 +85,8 @@ def _decoded(source: Path | BytesIO, name: str, max_pixels: int, at_least: int |
             return to_rgb(image)
     except FileNotFoundError:
         raise ProclipError(f"{name} is missing") from None
+    except IsADirectoryError:
+        raise ProclipError(f"{name} is a folder, a file is wanted") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ProclipError(f"{name} is refused: {error}") from None
     except ProclipError:

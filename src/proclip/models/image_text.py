@@ -265,8 +265,9 @@ class ImageTextModel(ABC):
         Raises:
             ProclipError: what `encode_image` raises; no label, an empty or double one; a template without ``{}``.
         """
-        classifier = self.zero_shot_classifier(labels_of(labels), templates)
-        cosines = self.encode_image(images, batch_size, show_progress=show_progress) @ classifier
+        names = labels_of(labels)
+        embeds = self.encode_image(images, batch_size, show_progress=show_progress)  # first: no LLM for a missing file
+        cosines = embeds @ self.zero_shot_classifier(names, templates)
         return _given(probabilities(cosines, _number(self.logit_scale), _number(self.logit_bias)), convert_to_numpy)
 
 

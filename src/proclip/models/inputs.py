@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,14 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
     """One picture or many as a list, and whether it was one; nothing is opened yet.
 
     Args:
-        images: a picture, pictures in an order, or an array [n, h, w, 3].
+        images: a picture, pictures in an order (of paths also as an array), or an array [n, h, w, 3].
 
     Raises:
         ProclipError: something else is given.
     """
     if isinstance(images, (str, Path, Image.Image)):
         return [images], True
-    if isinstance(array := _as_array(images), np.ndarray):
+    if isinstance(array := _as_array(images), np.ndarray) and not (array.ndim == 1 and array.dtype.kind in "OTU"):
         return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
         raise ProclipError(
@@ -123,7 +124,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
 
 def check_batch_size(batch_size: int) -> None:
     """Refuse what is no whole number above zero."""
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ProclipError(f"batch_size is {batch_size!r}: a whole number above 0 is wanted")
 
 

@@ -9,7 +9,7 @@ import torch
 from ..errors import ProclipError, one_line
 from ..files import read_json
 from .clip import KINDS, Clip, load_clip
-from .hub import hub_folder
+from .hub import OURS, hub_folder
 from .open_clip_source import holds_open_clip, is_open_clip
 from .proclip import ProCLIP
 
@@ -18,6 +18,8 @@ CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]
 """What tells a model's kind."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions in which the towers compute."""
+ONNX_MANIFEST = "proclip_onnx.json"
+"""What an exported folder holds; `proclip.onnx` reads it."""
 
 
 def load(
@@ -36,7 +38,7 @@ def load(
         device: where it computes, such as ``cuda:1``; ``cuda`` where there is one, else ``cpu``, if None.
         dtype: what the image tower and the adapter (or the text tower) compute in: ``float32``, ``float16`` or
             ``bfloat16``; as saved, which is float32, if None. The LLM keeps that with which the adapter was trained.
-        revision: of the hub's repository.
+        revision: of the hub's repository; a folder has none.
         embedder: of a model of ours: folder or hub id of the LLM where it lies now, if not where the model says.
 
     Returns:
@@ -45,6 +47,8 @@ def load(
     Raises:
         ProclipError: there is no such model, it is of another kind, or the device or the dtype is not known here.
     """
+    if revision is not None and (str(name) in OURS or Path(name).exists()):
+        raise ProclipError(f"{name} is not of the hub, which alone has revisions: leave revision out")
     path, where, precision = model_folder(str(name)), known_device(device), _dtype(dtype)
     kind = model_kind(path, revision)
     model: ProCLIP | Clip
@@ -67,8 +71,10 @@ def model_folder(name: str) -> str:
     """The model of a run folder; any other name as it is.
 
     Raises:
-        ProclipError: the run has not finished.
+        ProclipError: the run has not finished, or the folder is an exported model or one that holds runs.
     """
+    if not name:
+        raise ProclipError("the model's name is empty")
     run = Path(name)
     if (run / "config.json").is_file():
         return name
@@ -76,6 +82,10 @@ def model_folder(name: str) -> str:
         return str(run / "model")
     if (run / "recipe.toml").is_file():
         raise ProclipError(f"{name} is a run that has not finished: it has no model yet ({run / 'model'})")
+    if (run / ONNX_MANIFEST).is_file():
+        raise ProclipError(f"{name} is an exported model: proclip.onnx.load opens it")
+    if runs := [str(config.parent.parent) for config in sorted(run.glob("*/model/config.json"))]:
+        raise ProclipError(f"{name} is no model but holds runs: name one of them, {', '.join(runs)}")
     return name
 
 
@@ -113,12 +123,15 @@ def known_device(device: str | torch.device | None) -> str:
         raise ProclipError(
             f"device {str(device)!r} is not to be had here: {one_line(error, 70)} (cpu, cuda, cuda:1 are such)"
         ) from None
+    if torch.device(device).type == "meta":
+        raise ProclipError("device 'meta' holds no weights (cpu, cuda, cuda:1 are such that do)")
     return str(device)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
-    if dtype not in DTYPES:
+    if dtype is None:
+        return None
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
         raise ProclipError(f"dtype {dtype!r} is not known: {', '.join(DTYPES)} are")
-    return DTYPES[str(dtype)]
+    return found

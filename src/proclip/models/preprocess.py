@@ -52,14 +52,17 @@ class ImagePreprocess:
         for step in ("do_resize", "do_rescale", "do_normalize"):
             if config.get(step, True) is False:
                 raise ProclipError(f"{source}: {step} is false: the images would not be what the tower was trained on")
-        if abs(255 * (config.get("rescale_factor") or 1 / 255) - 1) > 1e-6:
-            raise ProclipError(f"{source}: rescale_factor is {config['rescale_factor']}, 1/255 is supported")
+        rescale = config.get("rescale_factor") or 1 / 255
+        if not _is_number(rescale) or abs(255 * rescale - 1) > 1e-6:
+            raise ProclipError(f"{source}: rescale_factor is {rescale!r}, 1/255 is supported")
         if _kind_of(config) == "Siglip2ImageProcessor":
             return NaflexPreprocess.from_fields(config, source)
         size, resize = _size_of(config, source)
         mean, std = _channels(config, "image_mean", source), _channels(config, "image_std", source)
-        resample = _filter_of(config, Image.Resampling.BICUBIC)
+        resample = _filter_of(config, Image.Resampling.BICUBIC, source)
         offset = config.get("crop_offset", "floor")
+        if offset not in ("floor", "round"):
+            raise ProclipError(f"{source}: crop_offset is {offset!r}, 'floor' or 'round' is wanted")
         return ImagePreprocess(size=size, mean=mean, std=std, resample=resample, resize=resize, crop_offset=offset)
 
     @classmethod
@@ -174,7 +177,7 @@ class NaflexPreprocess(ImagePreprocess):
             size=patch_size * math.isqrt(most),
             mean=_channels({**half, **config}, "image_mean", source),
             std=_channels({**half, **config}, "image_std", source),
-            resample=_filter_of(config, Image.Resampling.BILINEAR),
+            resample=_filter_of(config, Image.Resampling.BILINEAR, source),
             patch_size=patch_size,
             max_num_patches=most,
         )
@@ -272,16 +275,26 @@ def _size_of(config: Mapping[str, Any], source: str) -> tuple[int, Literal["crop
     return lengths.pop(), "crop"
 
 
-def _filter_of(config: Mapping[str, Any], default: Image.Resampling) -> int:
+def _filter_of(config: Mapping[str, Any], default: Image.Resampling, source: str) -> int:
     found = config.get("resample")
-    return int(default if found is None else found)
+    found = default if found is None else found
+    if found not in tuple(Image.Resampling):
+        filters = ", ".join(f"{int(known)} {known.name.lower()}" for known in Image.Resampling)
+        raise ProclipError(f"{source}: resample is {found!r}, Pillow's filters are {filters}")
+    return int(found)
 
 
 def _channels(config: Mapping[str, Any], name: str, source: str) -> tuple[float, float, float]:
     values = config.get(name)
-    if not isinstance(values, Sequence) or len(values) != 3:
+    if not isinstance(values, Sequence) or len(values) != 3 or not all(map(_is_number, values)):
         raise ProclipError(f"{source}: no usable {name}: {values!r}; three numbers are wanted")
+    if name == "image_std" and min(values) <= 0:
+        raise ProclipError(f"{source}: image_std is {values!r}: pixel values are divided by it, it must be above 0")
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:

@@ -81,4 +81,4 @@ def check_preprocess(folder: Path, preprocess: ImagePreprocess, vision: Any) -> 
     else:
         ours, theirs, what = preprocess.size, vision.image_size, "image size"
     if ours != theirs:
-        raise ProclipError(f"{folder}: {what} is {ours} in the preprocessing, {theirs} in config.json's vision_config")
+        raise ProclipError(f"{folder}: {what} is {ours} in the preprocessing, {theirs} in config.json")

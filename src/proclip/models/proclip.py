@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import AdapterConfig, EmbedderConfig, from_dict, to_dict
+from ..config import EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
-from ..files import read_json, write_atomically, write_json
+from ..files import write_atomically, write_json
 from .adapter import Adapter
 from .card import model_card
 from .clip import checkpoint_folder
@@ -22,7 +22,9 @@ from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
 from .hub import OURS, lasting_name
 from .image_text import ImageTextModel
+from .model_config import FORMAT_VERSION, TowerConfig, read_model_config
 from .preprocess import ImagePreprocess
+from .pretrained import VisionModelTower, check_preprocess
 from .saving import (
     EMBEDDER_FOLDER,
     commit_of,
@@ -37,9 +39,6 @@ from .saving import (
 from .towers import ImageTower, build_image_tower
 
 MAX_LOGIT_SCALE = math.log(100)
-FORMAT_VERSION = 1
-REQUIRED = ("embed_dim", "llm_dim", "adapter", "embedder", "embedder_identity", "image_tower", "clip")
-"""Fields of ``config.json`` without which no model is built."""
 FILES = ["*config*.json", "modules.json", "model.safetensors", "README.md"]
 """What is downloaded of a model on the hub; the LLM inside one (``embedder/``) only when a text is first encoded."""
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "proclip.integrations.sentence_transformers.ProCLIPModule"}]
@@ -123,7 +122,7 @@ class ProCLIP(ImageTextModel, nn.Module):
                 if Path(config.model).is_dir() or config.model in OURS:
                     raise
                 elsewhere = "where it lies elsewhere, say so: ProCLIP.from_pretrained(..., embedder=PATH)"
-                raise type(error)(f"{error}; {elsewhere}") from None
+                raise type(error)(f"{error}; {elsewhere}, proclip export onnx --embedder PATH") from None
         return self._embedder
 
     def _located_embedder(self) -> EmbedderConfig:
@@ -251,35 +250,30 @@ class ProCLIP(ImageTextModel, nn.Module):
                 LLM than the adapter was trained with is refused when a text is first encoded.
 
         Raises:
-            ProclipError: not a model of ours, a version this code does not know, or weights that do not fit.
+            ProclipError: not a model of ours, a version this code does not know, a field that is missing or wrong, or
+            weights that do not fit.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = checkpoint_folder(str(name), revision, allow_patterns=FILES)
-        path, weights = folder / "config.json", folder / "model.safetensors"
-        config = read_json(path) if path.is_file() else {}
-        if config.get("model_type") != "proclip":
-            raise ProclipError(f"{folder} is not a proclip model: config.json with model_type 'proclip' is missing")
-        check_format(config, path)
-        if absent := [key for key in REQUIRED if key not in config]:
-            raise ProclipError(f"{path} lacks {', '.join(absent)}")
-        embed_dim, llm_dim = config["embed_dim"], config["llm_dim"]
+        config, weights = read_model_config(folder), folder / "model.safetensors"
         try:
             tensors = load_file(weights)
         except (FileNotFoundError, SafetensorError) as error:
             raise ProclipError(f"{weights} cannot be read: {error}") from None
+        tower, preprocess = _image_side(folder, config.image_tower, config.embed_dim)
         model = cls(
-            build_image_tower(config["image_tower"]["family"], config["image_tower"]["config"], embed_dim),
-            Adapter(llm_dim, embed_dim, from_dict(AdapterConfig, config["adapter"], where="adapter")),
+            tower,
+            Adapter(config.llm_dim, config.embed_dim, config.adapter),
             0.0,
-            ImagePreprocess.from_folder(folder),
-            from_dict(EmbedderConfig, config["embedder"], where="embedder"),
-            config["embedder_identity"],
-            clip_name=config["clip"],
+            preprocess,
+            config.embedder,
+            config.embedder_identity,
+            clip_name=config.clip,
             logit_bias=0.0 if "logit_bias" in tensors else None,
-            clip_revision=config.get("clip_revision"),
-            provenance=config.get("provenance"),
+            clip_revision=config.clip_revision,
+            provenance=config.provenance,
         )
         model._folder = folder
         if commit := commit_of(folder):
@@ -310,10 +304,16 @@ class ProCLIP(ImageTextModel, nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
 
 
-def check_format(config: Mapping[str, Any], path: Path) -> None:
-    """Raise `ProclipError` where a model's ``config.json``, read from `path`, is of a version that is not known."""
-    if (found := config.get("format_version")) != FORMAT_VERSION:
-        raise ProclipError(f"{path}: format_version {found}, this code reads {FORMAT_VERSION}")
+def _image_side(folder: Path, config: TowerConfig, embed_dim: int) -> tuple[ImageTower, ImagePreprocess]:
+    """The untrained tower and the preprocessing that a model's folder describes, which must fit each other."""
+    try:
+        tower = build_image_tower(config.family, config.config, embed_dim)
+    except ProclipError as error:
+        raise type(error)(f"{folder / 'config.json'}: {error}") from None
+    preprocess = ImagePreprocess.from_folder(folder)
+    if isinstance(tower, VisionModelTower):
+        check_preprocess(folder, preprocess, tower.vision_model.config)
+    return tower, preprocess
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
-from ..files import replacing
+from ..files import make_folder, replacing
 from .embedder import embedder_identity, identity_difference
 from .embedder_source import locate, settings_of
 from .hub import lasting_name, local_file
@@ -27,15 +27,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Call `fill` on a folder; where `folder` is new or empty, on a draft that then takes its place.
 
     A folder that holds something is filled in place: `fill` must replace each file atomically.
+
+    Raises:
+        ProclipError: the folder cannot be made.
     """
     folder = folder.resolve()
     if folder.is_dir() and any(folder.iterdir()):
         fill(folder)
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    make_folder(draft)
     try:
         fill(draft)
         if folder.is_dir():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 
 FAMILIES = {
     "clip": (".clip_transformers", "ClipImageTower"),
@@ -122,10 +122,16 @@ def build_image_tower(family: str, config: Mapping[str, Any], embed_dim: int) ->
     """An untrained image tower from what a saved model says of it.
 
     Raises:
-        ProclipError: a family that this version does not know, or one whose package is missing.
+        ProclipError: a family that this version does not know, one whose package is missing, or a config of which no
+            tower can be built.
     """
     if family not in FAMILIES:
         raise ProclipError(f"image tower of family {family!r}: this version knows {', '.join(FAMILIES)}")
     module, name = FAMILIES[family]
-    tower: ImageTower = getattr(import_module(module, __package__), name).from_config(config, embed_dim)
-    return tower
+    tower_class: type[ImageTower] = getattr(import_module(module, __package__), name)
+    try:
+        return tower_class.from_config(config, embed_dim)
+    except ProclipError:
+        raise
+    except Exception as error:  # the libraries raise whatever a config leads them to
+        raise ProclipError(f"image_tower.config: no tower can be built: {one_line(error)}") from None

@@ -6,22 +6,22 @@ import argparse
 import sys
 
 from ..export import export_onnx, export_torch
-from ..models.loading import model_folder
-from ..models.proclip import ProCLIP
+from ..models.loading import load
 
 
 def export_command(arguments: argparse.Namespace) -> None:
     """Export, and print what was written and how far it is from torch.
 
     Raises:
-        ProclipError: what `export_onnx` and `export_torch` raise.
+        ProclipError: what `load`, `export_onnx` and `export_torch` raise.
     """
-    model = ProCLIP.from_pretrained(model_folder(arguments.model))
     if arguments.format == "torch":
+        model = load(arguments.model, "cpu")
         found = export_torch(model, arguments.out)
         print(f"{arguments.out}: differs from the tower by {found['largest_difference']:.2g} at most")
         return
-    parts = arguments.parts.split(",") if arguments.parts is not None else None
+    model = load(arguments.model, "cpu", embedder=arguments.embedder)
+    parts = [part.strip() for part in arguments.parts.split(",")] if arguments.parts is not None else None
     report = export_onnx(
         model, arguments.out, parts, arguments.precision, lambda line: print(f"{line} ...", file=sys.stderr)
     )

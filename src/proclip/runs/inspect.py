@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..config import EmbedderConfig, from_dict, load_recipe, to_dict
+from ..config import load_recipe, to_dict
 from ..errors import ProclipError
 from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.embedder_facts import embedder_facts
 from ..models.loading import model_folder
-from ..models.proclip import FILES, check_format
+from ..models.model_config import is_proclip, read_model_config
+from ..models.proclip import FILES
 from ..models.saving import commit_of
 
 ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
@@ -55,9 +56,7 @@ def describe(name: str) -> dict[str, Any]:
     if (inner := model_folder(name)) != name:
         return {**describe(inner), "run": _run_facts(run)}
     folder = checkpoint_folder(name) if name == "mini-clip" or run.is_dir() else _hub_folder(name)
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    facts = _proclip_facts(folder, config) if config.get("model_type") == "proclip" else _clip_facts(name)
+    facts = _proclip_facts(folder) if is_proclip(folder) else _clip_facts(name)
     facts |= {"revision": commit_of(folder)} if commit_of(folder) else {}
     card = folder / "README.md"
     matter = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
@@ -70,29 +69,26 @@ def describe(name: str) -> dict[str, Any]:
 def _hub_folder(name: str) -> Path:
     """The hub's folder of a proclip model; of another kind, the config alone: `load_clip` fetches the rest."""
     folder = checkpoint_folder(name, allow_patterns=["config.json"])
-    path = folder / "config.json"
-    ours = path.is_file() and read_json(path).get("model_type") == "proclip"
-    return checkpoint_folder(name, allow_patterns=FILES) if ours else folder
+    return checkpoint_folder(name, allow_patterns=FILES) if is_proclip(folder) else folder
 
 
-def _proclip_facts(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    check_format(config, folder / "config.json")
-    tower = config["image_tower"]
+def _proclip_facts(folder: Path) -> dict[str, Any]:
+    config = read_model_config(folder)
     preprocess = folder / "preprocessor_config.json"
     size = (read_json(preprocess).get("crop_size") or {}) if preprocess.is_file() else {}
     weights = folder / "model.safetensors"
-    embedder = embedder_facts(from_dict(EmbedderConfig, config["embedder"], where="embedder"), folder)
+    embedder = embedder_facts(config.embedder, folder)
     return {
         "kind": "proclip",
-        "shared_space": config["embed_dim"],
-        "image_tower": {"family": tower["family"], "from": config["clip"], "revision": config.get("clip_revision"),
+        "shared_space": config.embed_dim,
+        "image_tower": {"family": config.image_tower.family, "from": config.clip, "revision": config.clip_revision,
                         "image_size": size.get("height") if isinstance(size, dict) else size},
-        "adapter": {"from": config["llm_dim"], "to": config["embed_dim"], **config["adapter"]},
+        "adapter": {"from": config.llm_dim, "to": config.embed_dim, **to_dict(config.adapter)},
         "embedder": {name: value for name, value in embedder.items() if name != "prompts"},
         "prompts": embedder["prompts"],
         "parameters": count_parameters(weights),
         "file_bytes": weights.stat().st_size,
-        **({"trained": config["provenance"]} if config.get("provenance") else {}),
+        **({"trained": config.provenance} if config.provenance else {}),
     }  # fmt: skip
 
 
