@@ -153,6 +153,7 @@ def test_encoding_imports_neither_torch_nor_transformers(
         "model = proclip.onnx.load(sys.argv[1])\n"
         "vectors = [model.encode_image(sys.argv[2]), model.encode_text('红色 bar')]\n"
         "heavy = {'torch', 'transformers', 'sentence_transformers', 'huggingface_hub', 'safetensors', 'onnx'}\n"
+        "heavy |= {'filelock', 'pyarrow', 'rich'}\n"
         "print(json.dumps([[v.tolist() for v in vectors], sorted(heavy & set(sys.modules))]))"
     )
     picture = str(paths_of(tiny_world)[0])

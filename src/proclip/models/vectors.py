@@ -53,7 +53,8 @@ def check_vectors(vectors: Tensor | Floats, inputs: Sequence[str], hint: str = "
             f"the encoder returned a tensor of shape {list(vectors.shape)} for {len(inputs)} inputs "
             f"({_first(inputs)}); it must be [{len(inputs)}, d]"
         )
-    finite = (abs(vectors) < math.inf).all(1)
+    sizes: Any = abs(vectors)
+    finite = (sizes < math.inf).all(1)
     if not bool(finite.all()):
         bad = inputs[finite.tolist().index(False)]
         raise ProclipError(f"the encoder returned a value that is not finite for {bad!r}{hint}")
