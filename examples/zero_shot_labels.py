@@ -44,6 +44,6 @@ for template in [*templates, templates]:
 
 # %% Many pictures, few labels: the classifier is a matrix, made once
 classifier = model.zero_shot_classifier(labels, templates)  # [d, c]
-embeds = model.encode_image(pictures, show_progress=len(pictures) > 1000)  # [n, d]
+embeds = model.encode_image(pictures, show_progress_bar=len(pictures) > 1000)  # [n, d]
 best = (embeds @ classifier).argmax(dim=1).tolist()
 print("\nlabel of each:", ", ".join(f"{p.stem}: {labels[b]}" for p, b in zip(pictures, best, strict=True)))

@@ -130,7 +130,7 @@ def test_langchain_adapter(tiny_proclip_path: Path) -> None:
     assert block.count(name) == 1 and adapter.count("\n") < 10
     names: dict[str, object] = {}
     exec(block.replace(name, str(tiny_proclip_path)), names)
-    model, store = proclip.load(tiny_proclip_path), names["store"]
+    model = proclip.load(tiny_proclip_path)
     texts = ["a red bar on white", "ein grünes Quadrat", "a blue column"]
     found = [(document.page_content, score) for document, score in names["found"]]  # type: ignore[attr-defined]
     scores = (model.encode_text(texts) @ model.encode_text("something green")).tolist()
@@ -138,4 +138,3 @@ def test_langchain_adapter(tiny_proclip_path: Path) -> None:
     assert [text for text, _ in found] == [text for text, _ in wanted]
     assert np.allclose([score for _, score in found], [score for _, score in wanted], atol=1e-5)
     assert np.allclose(names["embeddings"].embed_query("a"), model.encode_text("a"))  # type: ignore[attr-defined]
-    assert store is not None

@@ -15,7 +15,8 @@ from .data.shared_work import SharedWork
 from .data.store_folder import lock
 from .data.store_format import MANIFEST, UNKNOWN, Manifest, StoreDtype, pack
 from .errors import ProclipError
-from .models.embedder import Encoded, TextEmbedder, check_vectors
+from .models.embedder import Encoded, TextEmbedder
+from .models.vectors import check_vectors
 
 Report = Callable[[int, int, int], None]
 """Called with texts done and all texts of the run, and tokens read so far, of all processes."""

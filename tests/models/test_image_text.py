@@ -132,8 +132,8 @@ def test_progress_counts_inputs(
     model.encode_image(files)
     model.encode_text(TEXTS)
     assert capfd.readouterr() == ("", "")
-    model.encode_image(files, 5, show_progress=True)
-    model.encode_text(TEXTS, 2, show_progress=True)
+    model.encode_image(files, 5, show_progress_bar=True)
+    model.encode_text(TEXTS, 2, show_progress_bar=True)
     shown = capfd.readouterr()
     assert shown.out == "" and "pictures" in shown.err and "12/12" in shown.err and "3/3" in shown.err
 
@@ -174,6 +174,20 @@ REFUSED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda m: m.zero_shot([], ["a"], []), "templates must each hold {}"),
     (lambda m: m.similarity(torch.ones(2, 3), np.ones((2, 3), np.float32)), "both must be tensors or both arrays"),
     (lambda m: m.similarity(torch.ones(2, 3), torch.ones(4)), "vectors of width 3 and 4"),
+    (lambda m: m.similarity([[1.0]], [[1.0]]), "tensors or arrays are wanted, not list"),
+    (lambda m: m.similarity(torch.ones(1, 2, 3), torch.ones(2, 3)), r"are wanted, not \[1, 2, 3\]"),
+    (lambda m: m.similarity(torch.tensor(1.0), torch.ones(2, 3)), r"are wanted, not \[\]"),
+    (lambda m: m.similarity(torch.ones(2, 3).half(), torch.ones(2, 3)), "similarity: .*dtype"),
+    (lambda m: m.encode_text(["a", "\ud800 b"]), r"text 1 of 2 is no valid Unicode: U\+D800 at 0"),
+    (lambda m: m.encode_text("a", True), "batch_size is True"),
+    (lambda m: m.encode_image(""), "picture 0: the path is empty"),
+    (lambda m: m.encode_image(torch.rand(3, 8, 8).bfloat16()), "images: a tensor of torch.bfloat16, .* no array"),
+    (lambda m: m.encode_image(torch.rand(3, 8, 8, requires_grad=True)), r"uint8, not \[3, 8, 8\] of float32"),
+    (lambda m: m.encode_image([torch.zeros(3, 8, 8).to_sparse()]), "picture 0: a tensor of .*sparse_coo"),
+    (lambda m: m.project_text([[0.0] * 16]), r"takes vectors \[n, 16\], a tensor or an array, not list"),
+    (lambda m: m.project_text(torch.zeros(16)), r"takes vectors \[n, 16\], these are \[16\]"),
+    (lambda m: m.project_text(np.full((1, 16), "a")), "of floating-point numbers, these are of <U1"),
+    (lambda m: m.project_text(torch.full((2, 16), math.nan)), "not finite for 'vector 0'"),
 ]
 
 
@@ -181,6 +195,13 @@ REFUSED: list[tuple[Callable[[Any], Any], str]] = [
 def test_refused(model: ProCLIP, call: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ProclipError, match=message):
         call(model)
+
+
+def test_arrays_of_paths_and_of_the_llms_vectors(model: ProCLIP, files: list[Path]) -> None:
+    paths: Any = np.array([str(path) for path in files[:2]])
+    assert torch.equal(model.encode_image(paths, np.int64(2)), model.encode_image(files[:2]))  # type: ignore[call-overload]
+    vectors = np.random.default_rng(0).standard_normal((3, 16), dtype=np.float32)
+    assert torch.equal(model.project_text(vectors), model.project_text(torch.from_numpy(vectors)))
 
 
 def test_a_broken_picture_that_pillow_has_open(model: ProCLIP, files: list[Path], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import final
 
 import torch
 
-from ..models.embedder import Encoded, TextEmbedder, check_vectors
+from ..models.embedder import Encoded, TextEmbedder
 from ..models.token_rows import check_texts
+from ..models.vectors import check_vectors
 from .shared_store import SharedStore
 from .store import text_key
 

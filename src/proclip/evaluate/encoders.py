@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.embedder import check_vectors
+from ..models.vectors import check_vectors
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Image keys or texts, n of them, to vectors, [n, d], in the same order."""

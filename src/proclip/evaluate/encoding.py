@@ -26,7 +26,8 @@ from ..data.in_order import in_order
 from ..data.shared_store import SharedStore
 from ..data.text_cache import TextCache
 from ..errors import ProclipError
-from ..models.embedder import Encoded, TextEmbedder, check_vectors
+from ..models.embedder import Encoded, TextEmbedder
+from ..models.vectors import check_vectors
 from .dual_encoder import DualEncoder, ImageEncoder
 from .encoders import Encoders
 

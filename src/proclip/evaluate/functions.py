@@ -9,7 +9,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..models.embedder import Encoded, check_vectors
+from ..models.embedder import Encoded
+from ..models.vectors import check_vectors
 from .dual_encoder import DualEncoder
 
 EncodeImages = Callable[[list[Image]], Any]

@@ -59,31 +59,6 @@ def identity_difference(want: Mapping[str, Any], have: Mapping[str, Any]) -> str
     return "; ".join(f"{key}: want {plain_want.get(key)!r}, have {plain_have.get(key)!r}" for key in fields)
 
 
-def check_vectors(vectors: Tensor, inputs: Sequence[str]) -> None:
-    """Refuse what an encoder gave if it cannot be right.
-
-    Args:
-        vectors: of the inputs.
-        inputs: texts or keys of pictures, n of them.
-
-    Raises:
-        ProclipError: the vectors are not [n, d], or a value is not finite; the message names the input.
-    """
-    if vectors.ndim != 2 or len(vectors) != len(inputs) or (len(inputs) and not vectors.shape[1]):
-        raise ProclipError(
-            f"the encoder returned a tensor of shape {list(vectors.shape)} for {len(inputs)} inputs "
-            f"({_first(inputs)}); it must be [{len(inputs)}, d]"
-        )
-    finite = torch.isfinite(vectors).all(dim=1)
-    if not bool(finite.all()):
-        bad = inputs[int(finite.int().argmin())]
-        raise ProclipError(f"the encoder returned a value that is not finite for {bad!r}")
-
-
-def _first(inputs: Sequence[str]) -> str:
-    return f"{inputs[0]!r}, ..." if len(inputs) > 1 else "".join(map(repr, inputs))
-
-
 def embedder_identity(config: EmbedderConfig) -> dict[str, Any]:
     """The identity of the embedder that `load_embedder` would load, without loading it.
 

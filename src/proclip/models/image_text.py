@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import ProclipError
-from .embedder import check_vectors
-from .inputs import Picture, check_batch_size, labels_of, open_picture, pictures_of, texts_of
+from .inputs import Picture, check_batch_size, open_picture, pictures_of, texts_of
 from .preprocess import ImagePreprocess
 from .progress import bar
 from .towers import ImageTower
-from .zero_shot import DEFAULT_TEMPLATES, build_zero_shot_classifier, probabilities
-
-Floats = NDArray[np.float32]
-Vectors = TypeVar("Vectors", Tensor, Floats)
+from .vectors import Floats, Vectors, check_vectors, similarity
+from .zero_shot import DEFAULT_TEMPLATES, asked, build_zero_shot_classifier, probabilities
 
 
 class ImageTextModel(ABC):
@@ -60,7 +54,7 @@ class ImageTextModel(ABC):
         images: Picture | Iterable[Picture],
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -69,7 +63,7 @@ class ImageTextModel(ABC):
         images: Picture | Iterable[Picture],
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[True],
     ) -> Floats: ...
     def encode_image(
@@ -77,7 +71,7 @@ class ImageTextModel(ABC):
         images: Picture | Iterable[Picture],
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: bool = False,
     ) -> Tensor | Floats:
         """Pictures to image embeds.
@@ -85,7 +79,7 @@ class ImageTextModel(ABC):
         Args:
             images: a path, a Pillow image, an array [h, w, 3] of uint8, or a list of them; EXIF orientation is applied.
             batch_size: pictures a step.
-            show_progress: a bar on stderr.
+            show_progress_bar: a bar on stderr.
             convert_to_numpy: an array instead of a tensor.
 
         Returns:
@@ -97,7 +91,7 @@ class ImageTextModel(ABC):
         pictures, single = pictures_of(images)
         check_batch_size(batch_size)
         chunks = [torch.empty(0, self.image_tower.embed_dim)]
-        with bar("pictures", len(pictures), show_progress) as advance:
+        with bar("pictures", len(pictures), show_progress_bar) as advance:
             for start in range(0, len(pictures), batch_size):
                 chunks.append(self.embed_pixels(self.pixel_values(pictures[start : start + batch_size], start)))
                 advance(len(chunks[-1]))
@@ -128,7 +122,7 @@ class ImageTextModel(ABC):
         texts: str | Iterable[str],
         batch_size: int = 512,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -137,7 +131,7 @@ class ImageTextModel(ABC):
         texts: str | Iterable[str],
         batch_size: int = 512,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[True],
     ) -> Floats: ...
     def encode_text(
@@ -145,7 +139,7 @@ class ImageTextModel(ABC):
         texts: str | Iterable[str],
         batch_size: int = 512,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: bool = False,
     ) -> Tensor | Floats:
         """Texts of any length that the text side reads, in any of its languages, to text embeds.
@@ -153,7 +147,7 @@ class ImageTextModel(ABC):
         Args:
             texts: a string, or a list of strings.
             batch_size: texts a step; an LLM makes batches of like length of them, as large as suits the device.
-            show_progress: a bar on stderr.
+            show_progress_bar: a bar on stderr.
             convert_to_numpy: an array instead of a tensor.
 
         Returns:
@@ -164,12 +158,12 @@ class ImageTextModel(ABC):
         """
         found = texts_of(texts)
         check_batch_size(batch_size)
-        embeds = self._embed_all(found, batch_size, show_progress)
+        embeds = self._embed_all(found, batch_size, show_progress_bar)
         return _given(embeds[0] if isinstance(texts, str) else embeds, convert_to_numpy)
 
-    def _embed_all(self, texts: Sequence[str], batch_size: int, show_progress: bool, classes: bool = False) -> Tensor:
+    def _embed_all(self, texts: Sequence[str], batch_size: int, show: bool, classes: bool = False) -> Tensor:
         chunks = [torch.empty(0, self.image_tower.embed_dim)]
-        with bar("texts", len(texts), show_progress) as advance:
+        with bar("texts", len(texts), show) as advance:
             for start in range(0, len(texts), batch_size):
                 chunks.append(self.embed_texts(texts[start : start + batch_size], classes))
                 advance(len(chunks[-1]))
@@ -186,15 +180,9 @@ class ImageTextModel(ABC):
             text_embeds: [m, d], or [d] of one, likewise; both tensors, or both arrays.
 
         Raises:
-            ProclipError: one is a tensor and the other an array, or their widths differ.
+            ProclipError: they are something else, one is a tensor and the other an array, or widths or types differ.
         """
-        if isinstance(image_embeds, Tensor) != isinstance(text_embeds, Tensor):
-            raise ProclipError("similarity: both must be tensors or both arrays (convert_to_numpy=True)")
-        images, texts = (e.reshape(1, -1) if e.ndim == 1 else e for e in (image_embeds, text_embeds))
-        if images.shape[-1] != texts.shape[-1]:
-            raise ProclipError(f"similarity: vectors of width {images.shape[-1]} and {texts.shape[-1]}, of two models?")
-        cosines: Vectors = images @ texts.T
-        return cosines
+        return similarity(image_embeds, text_embeds)
 
     def zero_shot_classifier(
         self, classnames: Sequence[str], templates: str | Sequence[str] = DEFAULT_TEMPLATES, batch_size: int = 512
@@ -209,6 +197,7 @@ class ImageTextModel(ABC):
         Returns:
             [d, c], L2-normalised columns; ``image_embeds @ classifier`` is the score of each class.
         """
+        check_batch_size(batch_size)
         names = texts_of(classnames, "class name")
         templates = texts_of(templates, "template")
         return build_zero_shot_classifier(
@@ -223,7 +212,7 @@ class ImageTextModel(ABC):
         templates: str | Sequence[str] = DEFAULT_TEMPLATES,
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[False] = False,
     ) -> Tensor: ...
     @overload
@@ -234,7 +223,7 @@ class ImageTextModel(ABC):
         templates: str | Sequence[str] = DEFAULT_TEMPLATES,
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: Literal[True],
     ) -> Floats: ...
     def zero_shot(
@@ -244,7 +233,7 @@ class ImageTextModel(ABC):
         templates: str | Sequence[str] = DEFAULT_TEMPLATES,
         batch_size: int = 64,
         *,
-        show_progress: bool = False,
+        show_progress_bar: bool = False,
         convert_to_numpy: bool = False,
     ) -> Tensor | Floats:
         """How likely each label is for each picture.
@@ -255,7 +244,7 @@ class ImageTextModel(ABC):
                 score alike comes first is left to the caller.
             templates: one or several prompt templates with ``{}`` for the label; their mean counts.
             batch_size: pictures a step.
-            show_progress: a bar on stderr.
+            show_progress_bar: a bar on stderr.
             convert_to_numpy: an array instead of a tensor.
 
         Returns:
@@ -265,10 +254,11 @@ class ImageTextModel(ABC):
         Raises:
             ProclipError: what `encode_image` raises; no label, an empty or double one; a template without ``{}``.
         """
-        names = labels_of(labels)
-        embeds = self.encode_image(images, batch_size, show_progress=show_progress)  # first: no LLM for a missing file
-        cosines = embeds @ self.zero_shot_classifier(names, templates)
-        return _given(probabilities(cosines, _number(self.logit_scale), _number(self.logit_bias)), convert_to_numpy)
+        names, templates = asked(labels, templates)
+        embeds = self.encode_image(images, batch_size, show_progress_bar=show_progress_bar)  # before an LLM is loaded
+        cosines = (embeds @ self.zero_shot_classifier(names, templates)).numpy()
+        chances = torch.from_numpy(probabilities(cosines, _number(self.logit_scale), _number(self.logit_bias)))
+        return _given(chances, convert_to_numpy)
 
 
 def _number(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 from ..errors import ProclipError, one_line
 from .image_files import read_image, size_fault, to_rgb, upright
 from .token_rows import check_texts
+from .vectors import as_array
 
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 """One picture: a Pillow image, the path of a file, or an array [h, w, 3]."""
@@ -65,14 +65,14 @@ def pictures_of(images: Picture | Iterable[Picture]) -> tuple[list[Picture], boo
     """One picture or many as a list, and whether it was one; nothing is opened yet.
 
     Args:
-        images: a picture, pictures in an order (of paths also as an array), or an array [n, h, w, 3].
+        images: a picture, pictures in an order (an array of paths too), or an array [n, h, w, 3].
 
     Raises:
         ProclipError: something else is given.
     """
     if isinstance(images, (str, Path, Image.Image)):
         return [images], True
-    if isinstance(array := _as_array(images), np.ndarray) and not (array.ndim == 1 and array.dtype.kind in "OTU"):
+    if isinstance(array := as_array(images, "images"), np.ndarray) and array.dtype.kind not in "OTU":
         return ([array], True) if array.ndim < 4 else (list(array), False)
     if isinstance(images, (bytes, Mapping, Set)) or not isinstance(images, Iterable):
         raise ProclipError(
@@ -91,11 +91,13 @@ def open_picture(picture: Any, name: str) -> Image.Image:
     Raises:
         ProclipError: the file is missing or is no image, an array is of another shape or type, or it is no picture.
     """
+    if isinstance(picture, str) and not picture:
+        raise ProclipError(f"{name}: the path is empty")
     if isinstance(picture, str) and picture.startswith(ADDRESSES):
         raise ProclipError(f"{name}: {picture[:40]!r} is an address, which is not fetched: open the image and pass it")
     if isinstance(picture, (str, Path)):
         return upright(read_image(picture))
-    if isinstance(array := _as_array(picture), np.ndarray):
+    if isinstance(array := as_array(picture, name), np.ndarray):
         picture = _from_array(array, name)
     if not isinstance(picture, Image.Image):
         raise ProclipError(f"{name} is not a path, a Pillow image or an array, but {kind_of(picture)}")
@@ -106,11 +108,6 @@ def open_picture(picture: Any, name: str) -> Image.Image:
         return to_rgb(upright(picture))
     except Exception as error:  # Pillow decodes late, and its decoders raise whatever a broken file leads them to
         raise ProclipError(f"{name} cannot be read: {one_line(error)}") from None
-
-
-def _as_array(value: Any) -> Any:
-    """A tensor as an array, without importing torch; anything else as it is."""
-    return value.cpu().numpy() if hasattr(value, "cpu") and hasattr(value, "numpy") else value
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:
@@ -124,7 +121,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
 
 def check_batch_size(batch_size: int) -> None:
     """Refuse what is no whole number above zero."""
-    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+    if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
         raise ProclipError(f"batch_size is {batch_size!r}: a whole number above 0 is wanted")
 
 

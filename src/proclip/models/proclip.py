@@ -37,6 +37,7 @@ from .saving import (
     write_tensors,
 )
 from .towers import ImageTower, build_image_tower
+from .vectors import Floats, check_llm_embeds, check_vectors
 
 MAX_LOGIT_SCALE = math.log(100)
 FILES = ["*config*.json", "modules.json", "model.safetensors", "README.md"]
@@ -162,11 +163,21 @@ class ProCLIP(ImageTextModel, nn.Module):
     def embed_texts(self, texts: Sequence[str], classes: bool = False) -> Tensor:
         """One batch of texts through the LLM and the adapter; class names with the embedder's prompt for them."""
         embedder = self.embedder.for_classes() if classes else self.embedder
-        return self.project_text(embedder.encode(texts).embeds)
+        return self._project(embedder.encode(texts).embeds)
+
+    def project_text(self, llm_embeds: Tensor | Floats) -> Tensor:
+        """Embeddings that the LLM gave earlier, [n, h], to text embeds, [n, d] float32 on the CPU, L2-normalised.
+
+        Raises:
+            ProclipError: they are no tensor or array of that shape, or a value is not finite.
+        """
+        check_llm_embeds(llm_embeds, self.adapter.llm_dim)
+        embeds = self._project(torch.as_tensor(llm_embeds))
+        check_vectors(embeds, [f"vector {place}" for place in range(len(embeds))])
+        return embeds
 
     @torch.no_grad()
-    def project_text(self, llm_embeds: Tensor) -> Tensor:
-        """Embeddings that the LLM gave earlier, [n, h], to text embeds, [n, d] float32 on the CPU, L2-normalised."""
+    def _project(self, llm_embeds: Tensor) -> Tensor:
         self.adapter.eval()
         return F.normalize(self.adapter(llm_embeds.to(self.device)).float(), dim=-1).cpu()
 

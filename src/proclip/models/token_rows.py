@@ -17,14 +17,19 @@ Tokenize = Callable[..., Any]
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse texts that have nothing to embed.
+    """Refuse texts that have nothing to embed, or that no tokenizer reads.
 
     Raises:
-        ProclipError: a text is empty or white space; the message gives its place.
+        ProclipError: a text is empty or white space, or is no valid Unicode; the message gives its place.
     """
     for place, text in enumerate(texts):
         if not text.strip():
             raise ProclipError(f"text {place} of {len(texts)} is empty: leave it out, or give it words")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X} at {error.start} is half of a character"
+            raise ProclipError(f"text {place} of {len(texts)} is no valid Unicode: {half}") from None
 
 
 class TokenRow(NamedTuple):

@@ -1,15 +1,15 @@
-"""The zero-shot classifier: class names and prompt templates to one direction a class."""
+"""The zero-shot classifier: class names and prompt templates to one direction a class, and chances. Without torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..errors import ProclipError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .inputs import labels_of, texts_of
+from .vectors import Floats, Vectors
 
 DEFAULT_TEMPLATES = ("a photo of {}",)
 
@@ -27,13 +27,24 @@ def prompts(classnames: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in classnames for template in templates]
 
 
+def asked(labels: Sequence[str], templates: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Labels and templates of a zero-shot classification as lists, checked before anything is encoded.
+
+    Raises:
+        ProclipError: no label, an empty or double one; no template, or one without ``{}``.
+    """
+    names, forms = labels_of(labels), texts_of(templates, "template")
+    prompts(names, forms)
+    return names, forms
+
+
 def build_zero_shot_classifier(
-    encode_text: Callable[[Sequence[str]], Tensor], classnames: Sequence[str], templates: Sequence[str]
-) -> Tensor:
+    encode_text: Callable[[Sequence[str]], Vectors], classnames: Sequence[str], templates: Sequence[str]
+) -> Vectors:
     """One column a class: the mean of its prompts' text embeds, normalised again.
 
     Args:
-        encode_text: texts to L2-normalised text_embeds, [n, d].
+        encode_text: texts to L2-normalised text_embeds, [n, d], a tensor or an array.
         classnames: c names.
         templates: p prompt templates with ``{}`` where the name goes.
 
@@ -43,13 +54,14 @@ def build_zero_shot_classifier(
     Raises:
         ProclipError: no class, no template, or a template without ``{}``.
     """
-    import torch.nn.functional as F
+    embeds = encode_text(prompts(classnames, templates)).reshape(len(classnames), len(templates), -1)  # [c, p, d]
+    means = embeds.mean(1)
+    norms = (means * means).sum(1)[:, None] ** 0.5
+    columns: Vectors = (means / norms.clip(1e-12)).T
+    return columns
 
-    embeds = encode_text(prompts(classnames, templates)).view(len(classnames), len(templates), -1)  # [c, p, d]
-    return F.normalize(embeds.mean(dim=1), dim=-1).T
 
-
-def probabilities(cosines: Tensor, logit_scale: float, logit_bias: float | None) -> Tensor:
+def probabilities(cosines: Floats, logit_scale: float, logit_bias: float | None) -> Floats:
     """How likely each class is.
 
     Args:
@@ -61,4 +73,12 @@ def probabilities(cosines: Tensor, logit_scale: float, logit_bias: float | None)
         [..., c]: a softmax over the classes, or, where there is a bias, a sigmoid of each.
     """
     logits = cosines * math.exp(logit_scale)
-    return logits.softmax(dim=-1) if logit_bias is None else (logits + logit_bias).sigmoid()
+    found: Floats
+    if logit_bias is None:
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        found = shares / shares.sum(axis=-1, keepdims=True)
+    else:
+        logits = logits + logit_bias
+        small = np.exp(-abs(logits))  # never overflows
+        found = np.where(logits >= 0, 1, small) / (1 + small)
+    return found

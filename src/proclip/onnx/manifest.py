@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import EmbedderConfig, from_dict
+from ..config.ranges import require
 from ..errors import ProclipError
 from ..files import read_json
 from ..models.preprocess import ImagePreprocess
@@ -15,6 +16,10 @@ from ..models.preprocess import ImagePreprocess
 FILE = "proclip_onnx.json"
 FORMAT_VERSION = 1
 Precision = Literal["float32", "float16", "int8"]
+TOKEN_INPUTS = ("input_ids", "attention_mask", "pooling_mask")
+"""What an LLM's graph may take, in the order in which `pad_rows` gives it."""
+MOST_LOGIT_SCALE = 80.0
+"""Its exponential is a number in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class ImagePart:
         Raises:
             ProclipError: a field is missing or not known.
         """
-        return ImagePreprocess.from_config(self.preprocess, source=f"{FILE}, image.preprocess")
+        return ImagePreprocess.from_config(self.preprocess, source="image.preprocess")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,10 @@ class EmbedderPart:
     def __post_init__(self) -> None:
         for name in (self.file, self.tokenizer):
             _check_name(name)
+        known = "input_ids" in self.inputs and set(self.inputs) <= set(TOKEN_INPUTS)
+        require(known, "embedder.inputs", f"input_ids and others of {', '.join(TOKEN_INPUTS)}", self.inputs)
+        require(self.pad_token_id >= 0, "embedder.pad_token_id", "a token's number, 0 or more", self.pad_token_id)
+        self.rows_config(self.instruction)
 
     def rows_config(self, instruction: str) -> EmbedderConfig:
         """What the rules that make rows of tokens of texts read, with one of the two instructions."""
@@ -127,7 +136,13 @@ class Manifest:
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By part, against torch in float32 on a few inputs: ``largest_difference`` of an entry, ``least_cosine``."""
     made_from: Mapping[str, Any] = field(default_factory=dict)
-    """The model: name, CLIP, embedder with its identity, provenance, versions."""
+    """The model: a hash of its weights, CLIP, embedder with its identity, provenance, versions."""
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "llm_dim"):
+            require(getattr(self, name) >= 1, name, "a width, 1 or more", getattr(self, name))
+        scale = f"a number from -{MOST_LOGIT_SCALE:g} to {MOST_LOGIT_SCALE:g}"
+        require(abs(self.logit_scale) <= MOST_LOGIT_SCALE, "logit_scale", scale, self.logit_scale)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -158,5 +173,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_name(name: str) -> None:
     """Files lie beside the manifest: a path would reach out of the folder."""
-    if not name or Path(name).name != name or "\\" in name:
+    if not name or name == ".." or Path(name).name != name or "\\" in name:
         raise ProclipError(f"{name!r} is not the name of a file beside it")

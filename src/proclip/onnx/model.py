@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..errors import ProclipError, one_line
-from ..models.inputs import Picture, check_batch_size, labels_of, open_picture, pictures_of, texts_of
+from ..errors import ProclipError
+from ..models.inputs import Picture, check_batch_size, kind_of, open_picture, pictures_of, texts_of
+from ..models.preprocess import ImagePreprocess
+from ..models.progress import bar
 from ..models.token_rows import batches, pad_rows
-from ..models.zero_shot import DEFAULT_TEMPLATES, prompts
-from .manifest import AdapterPart, EmbedderPart, ImagePart, Manifest, read_manifest
+from ..models.vectors import Floats, as_array, check_llm_embeds, check_vectors, similarity
+from ..models.zero_shot import DEFAULT_TEMPLATES, asked, build_zero_shot_classifier, probabilities
+from .graph import Graph, Width
+from .manifest import TOKEN_INPUTS, AdapterPart, EmbedderPart, ImagePart, Manifest, read_manifest
 from .tokens import Tokenize, load_tokenizer, token_rows
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-Vectors = npt.NDArray[np.float32]
 BATCH_TOKENS = 1024
 """Tokens a batch of texts, padding included."""
 
@@ -40,13 +39,17 @@ def load(folder: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",
     try:
         import onnxruntime
     except ImportError:
-        raise ProclipError('onnxruntime is missing: pip install "proclip-align[export]", or onnxruntime') from None
-    folder = Path(folder)
-    manifest = read_manifest(folder)
+        raise ProclipError("onnxruntime is missing: pip install onnxruntime") from None
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ProclipError(f"folder: the path of an export is wanted, not {kind_of(folder)}")
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+        raise ProclipError(f"threads is {threads!r}: a whole number is wanted, 0 for as many as there are cores")
     there = onnxruntime.get_available_providers()
+    if isinstance(providers, str) or not providers:
+        raise ProclipError(f"providers: a list is wanted, not {providers!r}; onnxruntime here has {', '.join(there)}")
     if unknown := [name for name in providers if name not in there]:
         raise ProclipError(f"onnxruntime here has no provider {unknown[0]!r}: it has {', '.join(there)}")
-    return OnnxModel(folder, manifest, list(providers), threads)
+    return OnnxModel(Path(folder), read_manifest(Path(folder)), list(providers), threads)
 
 
 class OnnxModel:
@@ -63,17 +66,31 @@ class OnnxModel:
         self.folder, self.manifest, self.providers, self.threads = folder, manifest, providers, threads
 
     @cached_property
-    def _image(self) -> InferenceSession:
-        return self._session(self._image_part.file)
+    def _image(self) -> tuple[Graph, ImagePreprocess]:
+        part = self._image_part
+        preprocess = part.preprocessing()
+        takes: dict[str, Width] = {"pixel_values": ("image.preprocess.size", preprocess.size)}
+        return self._graph("image", part.file, takes, ("image_embeds", self._embed_dim)), preprocess
 
     @cached_property
-    def _adapter(self) -> InferenceSession:
-        return self._session(self._adapter_part.file)
+    def _adapter(self) -> Graph:
+        return self._graph(
+            "adapter", self._adapter_part.file, {"llm_embeds": self._llm_dim}, ("text_embeds", self._embed_dim)
+        )
 
     @cached_property
-    def _embedder(self) -> tuple[InferenceSession, Tokenize]:
+    def _embedder(self) -> tuple[Graph, Tokenize]:
         part = self._embedder_part
-        return self._session(part.file), Tokenize(load_tokenizer(self.folder / part.tokenizer))
+        graph = self._graph("embedder", part.file, dict.fromkeys(part.inputs), ("llm_embeds", self._llm_dim))
+        return graph, Tokenize(load_tokenizer(self.folder / part.tokenizer))
+
+    @property
+    def _embed_dim(self) -> Width:
+        return "embed_dim", self.manifest.embed_dim
+
+    @property
+    def _llm_dim(self) -> Width:
+        return "llm_dim", self.manifest.llm_dim
 
     @property
     def _image_part(self) -> ImagePart:
@@ -96,101 +113,141 @@ class OnnxModel:
             )
         return self.manifest.embedder
 
-    def _session(self, file: str) -> InferenceSession:
-        import onnxruntime
+    def _graph(self, part: str, file: str, takes: dict[str, Width], gives: tuple[str, Width]) -> Graph:
+        return Graph(self.folder / file, part, takes, gives, self.providers, self.threads)
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(str(self.folder / file), options, providers=self.providers)
-        except Exception as error:  # ONNX Runtime's own classes share no base but this
-            raise ProclipError(f"{self.folder / file} cannot be loaded by ONNX Runtime: {one_line(error)}") from None
-
-    @cached_property
-    def _preprocess(self) -> Any:
-        return self._image_part.preprocessing()
-
-    def encode_image(self, images: Picture | Iterable[Picture], batch_size: int = 64) -> Vectors:
+    def encode_image(
+        self, images: Picture | Iterable[Picture], batch_size: int = 64, *, show_progress_bar: bool = False
+    ) -> Floats:
         """Pictures to image embeds.
 
         Args:
             images: as of `ImageTextModel.encode_image`: a path, a Pillow image, an array [h, w, 3] of uint8, or a list.
             batch_size: pictures a step.
+            show_progress_bar: a bar on stderr; it needs the package rich.
 
         Returns:
             [n, d] float32, L2-normalised; [d] for a single picture.
 
         Raises:
-            ProclipError: what is given is no picture, or there is no image tower.
+            ProclipError: what is given is no picture, there is no image tower, or a value is not finite.
         """
         pictures, single = pictures_of(images)
         check_batch_size(batch_size)
-        session = self._image
+        graph, _ = self._image
         found = np.empty((len(pictures), self.manifest.embed_dim), dtype=np.float32)
-        for start in range(0, len(pictures), batch_size):
-            pixels = np.stack([
-                self.pixel_values(picture, f"picture {place}")
-                for place, picture in enumerate(pictures[start : start + batch_size], start)
-            ])  # fmt: skip
-            found[start : start + len(pixels)] = _run(session, {"pixel_values": pixels})
+        with bar("pictures", len(pictures), show_progress_bar) as advance:
+            for start in range(0, len(pictures), batch_size):
+                pixels = np.stack([
+                    self.pixel_values(picture, f"picture {place}")
+                    for place, picture in enumerate(pictures[start : start + batch_size], start)
+                ])  # fmt: skip
+                found[start : start + len(pixels)] = graph.run({"pixel_values": pixels})
+                advance(len(pixels))
+        self._check(found, [f"picture {place}" for place in range(len(pictures))])
         return found[0] if single else found
 
-    def pixel_values(self, picture: Picture, name: str = "picture") -> Vectors:
+    def pixel_values(self, picture: Picture, name: str = "picture") -> Floats:
         """What the image tower takes of one picture, [3, s, s] float32; `name` for messages."""
-        array: Vectors = self._preprocess.array(self._preprocess.fit_size(open_picture(picture, name)))
-        return array
+        _, preprocess = self._image
+        return preprocess.array(preprocess.fit_size(open_picture(picture, name)))
 
-    def encode_text(self, texts: str | Iterable[str]) -> Vectors:
+    def encode_text(
+        self, texts: str | Iterable[str], batch_size: int = 512, *, show_progress_bar: bool = False
+    ) -> Floats:
         """Texts of any length the LLM reads, in any of its languages, to text embeds.
+
+        Args:
+            texts: a string, or strings in an order.
+            batch_size: texts a step; batches of like length are made of them.
+            show_progress_bar: a bar on stderr; it needs the package rich.
 
         Returns:
             [n, d] float32, L2-normalised; [d] for a single string.
 
         Raises:
-            ProclipError: a text is empty or no string, or the LLM was not exported.
+            ProclipError: a text is empty or no string, the LLM was not exported, or a value is not finite.
         """
-        embeds = self.project_text(self.embed_text(texts_of(texts)))
+        found = texts_of(texts)
+        check_batch_size(batch_size)
+        embeds = self._encode_all(found, batch_size, show_progress_bar)
         return embeds[0] if isinstance(texts, str) else embeds
 
-    def embed_text(self, texts: Sequence[str], classes: bool = False) -> Vectors:
-        """Texts to the LLM's vectors, [n, h] float32; with `classes` with the prompt for class names."""
-        part, (session, tokenize) = self._embedder_part, self._embedder
+    def _encode_all(self, texts: Sequence[str], batch_size: int, show: bool, classes: bool = False) -> Floats:
+        _, adapter = self._embedder, self._adapter
+        found = np.empty((len(texts), self.manifest.embed_dim), dtype=np.float32)
+        with bar("texts", len(texts), show) as advance:
+            for start in range(0, len(texts), batch_size):
+                llm_embeds = self._llm_embeds(texts[start : start + batch_size], classes)
+                found[start : start + len(llm_embeds)] = adapter.run({"llm_embeds": llm_embeds})
+                advance(len(llm_embeds))
+        self._check(found, texts)
+        return found
+
+    def embed_text(self, texts: str | Iterable[str], classes: bool = False) -> Floats:
+        """Texts to the LLM's vectors, [n, h] float32, [1, h] for a string; `classes`: with the prompt for class names.
+
+        Raises:
+            ProclipError: a text is empty or no string, the LLM was not exported, or a value is not finite.
+        """
+        found = texts_of(texts)
+        llm_embeds = self._llm_embeds(found, classes)
+        self._check(llm_embeds, found)
+        return llm_embeds
+
+    def _llm_embeds(self, texts: Sequence[str], classes: bool) -> Floats:
+        part, (graph, tokenize) = self._embedder_part, self._embedder
         rows = token_rows(texts, tokenize, part, part.class_instruction if classes else part.instruction)
         found = np.empty((len(rows), self.manifest.llm_dim), dtype=np.float32)
         for places in batches([len(row.ids) for row in rows], BATCH_TOKENS):
             arrays = pad_rows([rows[place] for place in places], part.pad_token_id, part.padding_side)
-            inputs = dict(zip(("input_ids", "attention_mask", "pooling_mask"), arrays, strict=True))
-            found[places] = _run(session, {name: inputs[name] for name in part.inputs})
+            inputs = dict(zip(TOKEN_INPUTS, arrays, strict=True))
+            found[places] = graph.run({name: inputs[name] for name in part.inputs})
         return found
 
-    def project_text(self, llm_embeds: Vectors) -> Vectors:
+    def project_text(self, llm_embeds: Floats) -> Floats:
         """The LLM's vectors, [n, h], from here or elsewhere, to text embeds, [n, d] float32, L2-normalised.
 
         Raises:
-            ProclipError: they have another shape, or there is no adapter.
+            ProclipError: they are no array of that shape, there is no adapter, or a value is not finite.
         """
-        session, wanted = self._adapter, self.manifest.llm_dim
-        if llm_embeds.ndim != 2 or llm_embeds.shape[1] != wanted:
-            raise ProclipError(f"the adapter takes vectors [n, {wanted}], these are {list(llm_embeds.shape)}")
+        adapter = self._adapter
+        llm_embeds = as_array(llm_embeds, "the LLM's vectors")
+        check_llm_embeds(llm_embeds, self.manifest.llm_dim)
         if not len(llm_embeds):
             return np.empty((0, self.manifest.embed_dim), dtype=np.float32)
-        return _run(session, {"llm_embeds": np.ascontiguousarray(llm_embeds, dtype=np.float32)})
+        with np.errstate(over="ignore"):  # what is too large for float32 is told below
+            rows = np.ascontiguousarray(llm_embeds, dtype=np.float32)
+        found = adapter.run({"llm_embeds": rows})
+        self._check(found, [f"vector {place}" for place in range(len(found))])
+        return found
+
+    def _check(self, vectors: Floats, names: Sequence[str]) -> None:
+        half = self.manifest.precision == "float16"
+        check_vectors(vectors, names, "; its numbers leave float16's range: export in float32" if half else "")
 
     @staticmethod
-    def similarity(image_embeds: Vectors, text_embeds: Vectors) -> Vectors:
-        """Cosine of every image with every text, [n, m], in [-1, 1]; inputs L2-normalised."""
-        cosines: Vectors = image_embeds @ text_embeds.T
-        return cosines
+    def similarity(image_embeds: Floats, text_embeds: Floats) -> Floats:
+        """Cosine of every image with every text, [n, m], in [-1, 1].
+
+        Args:
+            image_embeds: [n, d], or [d] of one, L2-normalised.
+            text_embeds: [m, d], or [d] of one, likewise.
+
+        Raises:
+            ProclipError: they are something else, or their widths differ.
+        """
+        return similarity(image_embeds, text_embeds)
 
     def zero_shot_classifier(
-        self, classnames: Sequence[str], templates: str | Sequence[str] = DEFAULT_TEMPLATES
-    ) -> Vectors:
+        self, classnames: Sequence[str], templates: str | Sequence[str] = DEFAULT_TEMPLATES, batch_size: int = 512
+    ) -> Floats:
         """One column a class: the mean of its prompts' text embeds, with the embedder's prompt for class names.
 
         Args:
             classnames: c names.
             templates: prompt templates with ``{}`` for the name.
+            batch_size: texts a step.
 
         Returns:
             [d, c], L2-normalised columns; ``image_embeds @ classifier`` is the score of each class.
@@ -198,38 +255,37 @@ class OnnxModel:
         Raises:
             ProclipError: no class, or a template without ``{}``.
         """
-        templates = texts_of(templates, "template")
-        texts = prompts(texts_of(classnames, "class name"), templates)
-        embeds = self.project_text(self.embed_text(texts, classes=True))
-        means = embeds.reshape(len(classnames), len(templates), -1).mean(axis=1)
-        columns: Vectors = (means / np.linalg.norm(means, axis=1, keepdims=True)).T.astype(np.float32)
-        return columns
+        names, templates = texts_of(classnames, "class name"), texts_of(templates, "template")
+        check_batch_size(batch_size)
+        return build_zero_shot_classifier(
+            lambda texts: self._encode_all(texts, batch_size, False, classes=True), names, templates
+        )
 
     def zero_shot(
         self,
         images: Picture | Iterable[Picture],
         labels: Sequence[str],
         templates: str | Sequence[str] = DEFAULT_TEMPLATES,
-    ) -> Vectors:
+        batch_size: int = 64,
+        *,
+        show_progress_bar: bool = False,
+    ) -> Floats:
         """How likely each label is for each picture, [n, c]; [c] for a single picture.
 
         Rows are shares that sum to 1; a model with ``logit_bias``, trained with the sigmoid loss, gives each label's
         own probability.
+
+        Args:
+            images: as of `encode_image`.
+            labels: c class names, no two equal.
+            templates: prompt templates with ``{}`` for the label; their mean counts.
+            batch_size: pictures a step.
+            show_progress_bar: a bar on stderr; it needs the package rich.
+
+        Raises:
+            ProclipError: what `encode_image` raises; no label, an empty or double one; a template without ``{}``.
         """
-        cosines = self.encode_image(images) @ self.zero_shot_classifier(labels_of(labels), templates)
-        logits = np.exp(np.float32(self.manifest.logit_scale)) * cosines
-        likely: Vectors
-        if self.manifest.logit_bias is not None:
-            likely = (1 / (1 + np.exp(-(logits + self.manifest.logit_bias)))).astype(np.float32)
-            return likely
-        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        likely = (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
-        return likely
-
-
-def _run(session: InferenceSession, inputs: dict[str, npt.NDArray[Any]]) -> Vectors:
-    try:
-        found: Vectors = session.run(None, inputs)[0]
-    except Exception as error:  # a graph that does not take these inputs; ONNX Runtime's classes share no other base
-        raise ProclipError(f"the exported graph cannot be run: {one_line(error)}") from None
-    return found
+        names, templates = asked(labels, templates)
+        embeds = self.encode_image(images, batch_size, show_progress_bar=show_progress_bar)
+        cosines = embeds @ self.zero_shot_classifier(names, templates)
+        return probabilities(cosines, self.manifest.logit_scale, self.manifest.logit_bias)

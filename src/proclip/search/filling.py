@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.in_order import in_order
 from ..errors import ProclipError, one_line
-from ..models.embedder import check_vectors
+from ..models.vectors import check_vectors
 from .catalogue import Catalogue, NewPicture
 from .encoder import Encoder
 from .pictures import PictureFile, content_hash, decode

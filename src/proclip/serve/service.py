@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..errors import ProclipError
@@ -253,16 +252,11 @@ class Service:
         for text, (vector, _, _) in zip(missing, rows, strict=True):
             known[text] = vector
             self._label_vectors.put(text, vector)
-        stacked = torch.from_numpy(np.stack([known[text] for text in wanted]))
-        classifier = build_zero_shot_classifier(lambda _: stacked, labels, templates).numpy()
-        cosines = np.stack(embedded.vectors) @ classifier
-        return cosines, self._probabilities(cosines)
-
-    def _probabilities(self, cosines: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        stacked = np.stack([known[text] for text in wanted])
+        cosines = np.stack(embedded.vectors) @ build_zero_shot_classifier(lambda _: stacked, labels, templates)
         if (scale := self.encoder.logit_scale) is None:
-            return None
-        found: NDArray[np.float32] = probabilities(torch.from_numpy(cosines), scale, self.encoder.logit_bias).numpy()
-        return found
+            return cosines, None
+        return cosines, probabilities(cosines, scale, self.encoder.logit_bias)
 
     async def _in_index(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)
