@@ -243,6 +243,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when it is imported: the bar while a GGUF file is converted
+    if arguments.verb == "serve":  # read with torch: its threads are to sleep where those that answer want the core
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bars would break into ours

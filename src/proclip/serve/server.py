@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -16,6 +17,9 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """By which a server that listens on this machine alone is called."""
 GRACE = 65
 """Seconds that running requests have once the server is told to end."""
+SWITCH = 0.0005
+"""Seconds after which a thread that wants the interpreter gets it: after Python's own 0.005 the model's thread, which
+lets go of it in every operation, would wait that long for it each time that a request is read."""
 
 
 def is_loopback(host: str) -> bool:
@@ -70,6 +74,7 @@ def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> Non
         server_header=False, timeout_keep_alive=30,
     )  # fmt: skip
     server = _Server(config, ready)
+    sys.setswitchinterval(SWITCH)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:  # uvicorn raises the signal once more when it has ended: by then there is nothing left to do
         server.run(sockets=[listener])
