@@ -118,6 +118,21 @@ def test_the_first_waits_for_others_but_not_long_and_not_when_a_batch_is_full(
     assert low <= run(work, Model(), wait=0.2) < high
 
 
+def test_clients_that_came_in_two_groups_go_together() -> None:
+    model = Model(0.1)
+
+    async def client(batcher: Batcher, number: int) -> None:
+        await asyncio.sleep(0.03 * (number > 1))  # the second group comes while the first is computed
+        for _ in range(4):
+            await ask(batcher, [number])
+
+    async def work(batcher: Batcher) -> Any:
+        return await asyncio.gather(*(client(batcher, number) for number in range(4)))
+
+    run(work, model, wait=0.005)
+    assert [len(batch) for batch in model.batches] == [2, 4, 4, 4, 2]
+
+
 def test_too_much_is_refused_and_says_when_to_come_again() -> None:
     model = Model(0.02)
 

@@ -15,6 +15,9 @@ from typing import Any
 from .faults import Fault
 
 logger = logging.getLogger(__name__)
+LINGER = 0.1
+"""Share of a shared batch's time for which the model then waits, at most, for those that it answered to ask again:
+clients that wait for each answer would else go on in the small groups in which they happened to come."""
 
 
 @dataclass(eq=False)
@@ -86,7 +89,8 @@ class Batcher:
 
     Args:
         lanes: kinds of inputs; the one whose first input has waited longest goes next.
-        wait: seconds for which an idle model waits for company of a first input.
+        wait: seconds for which an idle model waits for company of a first input; after a batch
+            of several requests it is idle for a while (`LINGER`) unless the next is full.
         observe: told of every batch: lane, inputs, seconds.
     """
 
@@ -101,6 +105,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._changed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
+        self._lingers_until = 0.0
 
     def start(self) -> None:
         """Begin to run; called in the event loop."""
@@ -167,7 +172,7 @@ class Batcher:
             left: float | None = None
             if waiting:
                 lane = min(waiting, key=lambda one: one.jobs[0].arrived)
-                left = lane.jobs[0].arrived + self._wait - loop.time()
+                left = max(lane.jobs[0].arrived + self._wait, self._lingers_until) - loop.time()
                 if left <= 0 or lane.full():
                     return lane
             self._changed.clear()
@@ -194,6 +199,8 @@ class Batcher:
         start = loop.time()
         results = list(await loop.run_in_executor(self._thread, lane.run, items))
         seconds = loop.time() - start
+        if len(jobs) > 1:
+            self._lingers_until = loop.time() + LINGER * seconds
         if len(results) != len(items):
             raise RuntimeError(f"{len(results)} results for {len(items)} inputs")
         self._observe(lane.name, len(items), seconds)
