@@ -88,7 +88,7 @@ def test_only_exporters_are_quiet(
     assert "torchvision" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_model_in_half_precision_exports_in_float32(tiny_proclip_path: Path, tmp_path: Path, dtype: str) -> None:
     half = proclip.load(tiny_proclip_path, "cpu", dtype)
     assert isinstance(half, ProCLIP)
