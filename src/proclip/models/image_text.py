@@ -14,7 +14,7 @@ from .inputs import Picture, check_batch_size, open_picture, pictures_of, texts_
 from .preprocess import ImagePreprocess
 from .progress import bar
 from .towers import ImageTower
-from .vectors import Floats, Vectors, check_vectors, similarity
+from .vectors import Floats, check_vectors, similarity
 from .zero_shot import DEFAULT_TEMPLATES, asked, build_zero_shot_classifier, probabilities
 
 
@@ -171,18 +171,7 @@ class ImageTextModel(ABC):
         check_vectors(embeds, texts)
         return embeds
 
-    @staticmethod
-    def similarity(image_embeds: Vectors, text_embeds: Vectors) -> Vectors:
-        """Cosine of every image with every text, [n, m], in [-1, 1].
-
-        Args:
-            image_embeds: [n, d], or [d] of one, L2-normalised.
-            text_embeds: [m, d], or [d] of one, likewise; both tensors, or both arrays.
-
-        Raises:
-            ProclipError: they are something else, one is a tensor and the other an array, or widths or types differ.
-        """
-        return similarity(image_embeds, text_embeds)
+    similarity = staticmethod(similarity)
 
     def zero_shot_classifier(
         self, classnames: Sequence[str], templates: str | Sequence[str] = DEFAULT_TEMPLATES, batch_size: int = 512

@@ -226,18 +226,7 @@ class OnnxModel:
         half = self.manifest.precision == "float16"
         check_vectors(vectors, names, "; its numbers leave float16's range: export in float32" if half else "")
 
-    @staticmethod
-    def similarity(image_embeds: Floats, text_embeds: Floats) -> Floats:
-        """Cosine of every image with every text, [n, m], in [-1, 1].
-
-        Args:
-            image_embeds: [n, d], or [d] of one, L2-normalised.
-            text_embeds: [m, d], or [d] of one, likewise.
-
-        Raises:
-            ProclipError: they are something else, or their widths differ.
-        """
-        return similarity(image_embeds, text_embeds)
+    similarity = staticmethod(similarity)
 
     def zero_shot_classifier(
         self, classnames: Sequence[str], templates: str | Sequence[str] = DEFAULT_TEMPLATES, batch_size: int = 512
