@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import EmbedderConfig
 from .embedder import Encoded
 from .embedder_source import settings_of
+from .packing import packed_batches
 from .self_check import Settings, self_check
 from .token_rows import batches, check_texts
 
@@ -45,6 +46,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
     def __init__(self, config: EmbedderConfig, identity: dict[str, Any], dim: int, device: torch.device) -> None:
         self.config, self.identity, self.dim, self.device = config, identity, dim, device
         self._checked = False
+        self.packs = False
 
     @abstractmethod
     def prepare(self, texts: Sequence[str]) -> Prepared[Row]:
@@ -52,11 +54,15 @@ class BatchedEmbedder(ABC, Generic[Row]):
 
     @abstractmethod
     def forward(self, rows: Sequence[Row]) -> Tensor:
-        """One batch, padded, to vectors, [b, h]."""
+        """One batch to vectors, [b, h]."""
 
     @abstractmethod
     def other_padding(self) -> BatchedEmbedder[Row] | None:
         """The same embedder with its batches padded on the other side; None where only one side can be right."""
+
+    def can_pack(self) -> bool:
+        """Whether texts side by side in one row get the vectors that they get alone, and it pays."""
+        return False
 
     @property
     @abstractmethod
@@ -72,11 +78,12 @@ class BatchedEmbedder(ABC, Generic[Row]):
         """
 
     def encode(self, texts: Sequence[str], batch_tokens: int | None = None) -> Encoded:
-        """Texts to vectors, in batches of texts of like length.
+        """Texts to vectors, in batches of texts of like length, or of texts side by side in rows.
 
         Args:
             texts: n texts.
-            batch_tokens: most tokens in a batch, padding included; 1,024 on a CPU and 16,384 elsewhere if not given.
+            batch_tokens: most tokens in a batch, with its padding if texts are not side by side; 1,024 on a CPU and
+                16,384 elsewhere if not given.
 
         Raises:
             ProclipError: a text is empty, or the self-check at the first call fails.
@@ -87,14 +94,15 @@ class BatchedEmbedder(ABC, Generic[Row]):
         if not self._checked:
             other = self.other_padding()
             self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
-            self._checked = True
+            self.packs, self._checked = self.can_pack(), True
         prepared = self.prepare(texts)
         budget = batch_tokens or _budget(self.device)
 
         def forward(places: Sequence[int]) -> Tensor:
             return self.forward([prepared.rows[place] for place in places])
 
-        embeds = _in_batches(prepared.lengths, forward, self.dim, budget)
+        groups = (packed_batches if self.packs else batches)(prepared.lengths, budget)
+        embeds = _in_batches(groups, forward, len(texts), self.dim)
         return Encoded(embeds, torch.tensor(prepared.cut), torch.tensor(prepared.lengths))
 
     def for_classes(self) -> BatchedEmbedder[Row]:
@@ -117,10 +125,10 @@ def _budget(device: torch.device) -> int:
 
 
 def _in_batches(
-    lengths: Sequence[int], forward: Callable[[Sequence[int]], Tensor], dim: int, batch_tokens: int
+    groups: Iterable[list[int]], forward: Callable[[Sequence[int]], Tensor], count: int, dim: int
 ) -> Tensor:
-    """Run `forward` on places of texts of like length; its rows, [n, dim] float32 on the CPU, in the first order."""
-    embeds = torch.empty(len(lengths), dim)
-    for rows in batches(lengths, batch_tokens):
+    """Run `forward` on places of texts; its rows, [count, dim] float32 on the CPU, in the order of the texts."""
+    embeds = torch.empty(count, dim)
+    for rows in groups:
         embeds[rows] = forward(rows).float().cpu()
     return embeds

@@ -17,8 +17,9 @@ from .chat_rows import chat_rows
 from .embedder_source import EmbedderSource
 from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, check_frame
+from .packing import pack_rows
 from .pooling import last_token_pool, mean_pool
-from .self_check import Settings
+from .self_check import CHECK_TEXTS, TOLERANCE, Settings, difference
 from .token_rows import TokenRow, pad_rows, plain_rows
 
 if TYPE_CHECKING:
@@ -134,9 +135,27 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[TokenRow]) -> Tensor:
-        """One batch, padded, to vectors, [b, h]."""
+        """One batch to vectors, [b, h]."""
+        return self._packed(rows) if self.packs else self._padded(rows)
+
+    @torch.inference_mode()
+    def can_pack(self) -> bool:
+        """Whether it does: on a CPU, with a model of transformers' own that keeps texts in one row apart."""
+        ours = type(self.model).__module__.startswith("transformers.")
+        if self.device.type != "cpu" or self.config.backend == "llm2vec" or not (ours and self._takes_positions):
+            return False
+        rows = self.prepare(CHECK_TEXTS).rows
+        return difference(self._packed(rows).float(), self._padded(rows).float()) <= TOLERANCE[self.config.dtype]
+
+    def _padded(self, rows: Sequence[TokenRow]) -> Tensor:
         arrays = pad_rows(rows, self.fill, self.padding_side)
         return self.vectors(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+    def _packed(self, rows: Sequence[TokenRow]) -> Tensor:
+        input_ids, positions, places = (torch.from_numpy(array) for array in pack_rows(rows, self.fill))
+        pooled = torch.from_numpy(pad_rows(rows, self.fill, "right")[2])
+        hidden = self._hidden(input_ids=input_ids, position_ids=positions)
+        return POOLING[self.config.pooling](hidden.flatten(0, 1)[places], pooled)
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
         """Token ids and masks as `pad_rows` gives them, [b, t] int64, to vectors, [b, h]."""
@@ -144,10 +163,13 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         if self.padding_side == "left" and self._takes_positions:
             # A text's first token has position 0 however much padding stands before it.
             positions["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **positions).last_hidden_state
-        if self.config.layer >= 0:
-            hidden = self._states.pop()
+        hidden = self._hidden(input_ids=input_ids, attention_mask=attention_mask, **positions)
         return POOLING[self.config.pooling](hidden, pooling_mask.to(hidden.device))
+
+    def _hidden(self, **inputs: Tensor) -> Tensor:
+        """The states that are pooled, [b, t, h]."""
+        last: Tensor = self.model(**inputs).last_hidden_state
+        return self._states.pop() if self.config.layer >= 0 else last
 
 
 def _stop_after(model: PreTrainedModel, layer: int, keep: Callable[[Tensor], None]) -> None:

@@ -75,14 +75,13 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
         raise ProclipError(
             f"{config.model!r} gives values that are not finite: look at embedder.dtype ({config.dtype})"
         )
-    _, spread, largest = _spreads(alone)
+    largest = _spreads(alone)[-1]
     if largest <= LEAST_SPREAD[precision] * float(alone.abs().median()):
         raise ProclipError(
             f"{config.model!r} gives one and the same vector for different texts: look at {settings.pooling} and the "
             "prompt; the texts' own tokens are not pooled"
         )
-    spread = max(spread, 1e-12)
-    share = _error(together, alone) / spread
+    share = difference(together, alone)
     if share > TOLERANCE[precision]:
         raise ProclipError(
             f"{config.model!r} embeds a text otherwise in a batch than alone: the difference is {share:.2g} of that "
@@ -90,7 +89,7 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
             f"look at {settings.padding}, {settings.pooling}, embedder.backend ({config.backend}) and "
             f"embedder.dtype ({config.dtype})"
         )
-    if other_side is not None and _error(other_side(CHECK_TEXTS), alone) / spread > TOLERANCE[precision]:
+    if other_side is not None and difference(other_side(CHECK_TEXTS), alone) > TOLERANCE[precision]:
         _log.warning(
             "%r gives other vectors when batches are padded on the other side than they are: look at %s; "
             "as they are padded now, a text gets the vector that it gets alone",
@@ -104,6 +103,11 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
             "expected of a model that reads English: look at %s, embedder.backend (%s) and the prompts",
             config.model, 100 * found, 100 * LEAST_SIMILARITY, settings.pooling, config.backend,
         )  # fmt: skip
+
+
+def difference(embeds: Tensor, wanted: Tensor) -> float:
+    """Of vectors of `CHECK_TEXTS` from those wanted, [3, h] each, as a share of the difference between two texts."""
+    return _error(embeds, wanted) / max(_spreads(wanted)[1], 1e-12)
 
 
 def _spreads(embeds: Tensor) -> list[float]:
