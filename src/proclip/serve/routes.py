@@ -31,7 +31,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1", responses=FAULTS)
 
 
-def of_app(request: Request) -> Service:
+async def of_app(request: Request) -> Service:  # no plain function: for each request it would be sent to a thread
     """The service of the app that a request reached."""
     service: Service = request.app.state.service
     return service
@@ -45,9 +45,8 @@ def _usage(embedded: Embedded) -> schemas.Usage:
 
 
 @router.get("/models")
-async def models(request: Request) -> schemas.ModelsAnswer:
+async def models(request: Request, service: Of) -> schemas.ModelsAnswer:
     """The model that is served, the size of the index, and the limits of a request."""
-    service = of_app(request)
     limits, encoder = service.limits, service.encoder
     told = ("body_bytes", "pixels", "text_chars", "inputs", "labels", "label_chars", "prompts", "k")
     card = schemas.ModelCard(
