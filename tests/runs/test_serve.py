@@ -152,7 +152,7 @@ def test_the_process_ends_when_told_with_all_answered(tiny_proclip_path: Path, r
         assert line, said
         said += line
     port, statuses = int(found[1]), []
-    body = json.dumps({"input": ["a long text of many words " * 40] * 200})
+    body = json.dumps({"input": ["a long text of many words " * 40] * 80})
     begun = threading.Barrier(4, timeout=60)
 
     def ask() -> None:
