@@ -16,11 +16,11 @@ from tiny_llms import byte_level_tokenizer
 
 from proclip.config import EmbedderConfig
 from proclip.models.embedder import load_embedder
-from proclip.models.packing import WIDTH, pack_rows, packed_batches
-from proclip.models.token_rows import TokenRow
+from proclip.models.packing import WIDTH, pack_rows, plan
+from proclip.models.token_rows import TokenRow, batches
 
 FILL = -1
-lengths_of_texts = st.lists(st.integers(1, 100), min_size=1, max_size=40)
+lengths_of_texts = st.lists(st.integers(1, WIDTH), min_size=1, max_size=40)
 
 
 @given(lengths_of_texts)
@@ -28,7 +28,7 @@ def test_each_token_has_its_place_and_its_position(lengths: list[int]) -> None:
     rows = [TokenRow([1000 * number + place for place in range(count)], count) for number, count in enumerate(lengths)]
     packed = pack_rows(rows, FILL)
     count, width = packed.input_ids.shape
-    assert width == max(WIDTH, *lengths) and count <= len(rows)
+    assert width == WIDTH and count <= min(len(rows), 1 + sum(lengths) // (WIDTH // 2))
     flat = packed.input_ids.reshape(-1)
     for row, places in zip(rows, packed.places, strict=True):
         own, rest = np.split(places, [len(row.ids)])
@@ -48,17 +48,36 @@ def test_what_is_left_of_a_row_is_no_part_of_its_last_text(lengths: list[int]) -
             assert np.flatnonzero(ids == FILL)[0] in begins
 
 
-@given(lengths_of_texts, st.sampled_from([1, 64, 1024]))
-def test_batches_hold_each_text_once_and_no_more_than_the_budget(lengths: list[int], budget: int) -> None:
-    parts = list(packed_batches(lengths, budget))
-    assert sorted(place for part in parts for place in part) == list(range(len(lengths)))
-    assert all(len(part) == 1 or sum(lengths[place] for place in part) <= budget for part in parts)
+def cost(lengths: list[int], groups: list[list[int]]) -> int:
+    return sum(max(lengths[place] for place in group) * len(group) + 40 for group in groups)
+
+
+@given(st.lists(st.integers(1, 150), max_size=60), st.sampled_from([1, 64, 1024]))
+def test_a_plan_holds_each_text_once_within_the_budget_and_costs_no_more_than_padding(
+    lengths: list[int], budget: int
+) -> None:
+    found, total = plan(lengths, budget), 0
+    assert sorted(place for batch in found for place in batch.places) == list(range(len(lengths)))
+    for places, side_by_side in found:
+        positions = max(lengths[place] for place in places) * len(places)
+        if side_by_side:
+            positions = pack_rows([TokenRow([1] * lengths[p], lengths[p]) for p in places], FILL).input_ids.size
+        assert positions <= max(budget, WIDTH) or len(places) == 1
+        total += positions + 40
+    assert total <= cost(lengths, list(batches(lengths, budget)))
+
+
+def test_a_few_texts_of_unlike_lengths_stand_side_by_side_and_texts_of_one_length_do_not() -> None:
+    few = [8 + number % 34 for number in range(64)]
+    assert [side_by_side for _, side_by_side in plan(few, 1024)] == [True] * 2
+    assert not any(side_by_side for _, side_by_side in plan([40] * 31, 1024))
+    assert plan([600, 60, 40, 20, 4], 1024) == [([0], False), ([1, 4, 2, 3], True)]  # the long one has its own row
 
 
 TEXTS = ["red", "two birds", "a red car beside a tall tree", "ein roter Fuchs springt", "red", "a small house, " * 4]
 SIZES: dict[str, Any] = {
     "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
-    "num_attention_heads": 2, "max_position_embeddings": 48, "initializer_range": 0.5,
+    "num_attention_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.5,
 }  # fmt: skip
 GEMMA = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4, "pad_token_id": 0}
 MODELS: dict[str, Any] = {
@@ -73,8 +92,16 @@ MODELS: dict[str, Any] = {
 }
 
 
+LFM2 = (
+    transformers.Lfm2Config,
+    SIZES
+    | {"layer_types": ["conv", "full_attention", "conv"], "num_key_value_heads": 1, "max_position_embeddings": 256},
+)
+"""Whose short convolutions read over the border of two texts in a row."""
+
+
 def saved(name: str, folder: Path) -> EmbedderConfig:
-    kind, sizes = MODELS[name]
+    kind, sizes = (MODELS | {"lfm2": LFM2})[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.AutoModel.from_config(kind(**sizes)).save_pretrained(folder)
@@ -87,9 +114,9 @@ def saved(name: str, folder: Path) -> EmbedderConfig:
 def test_side_by_side_as_alone(name: str, pooling: Any, tmp_path: Path) -> None:
     embedder = load_embedder(replace(saved(name, tmp_path), pooling=pooling))
     alone = torch.cat([embedder.encode([text]).embeds for text in TEXTS])
-    assert embedder.packs
+    assert embedder.packs and plan(embedder.prepare(TEXTS).lengths, 1024)[0].side_by_side
     torch.testing.assert_close(embedder.encode(TEXTS).embeds, alone, rtol=1e-4, atol=1e-5)
-    padded = embedder._padded(embedder.prepare(TEXTS).rows)
+    padded = embedder.forward(embedder.prepare(TEXTS).rows)
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -102,3 +129,11 @@ def test_a_model_that_does_not_keep_texts_apart_gets_them_in_rows_of_their_own(
     embedder = load_embedder(config)
     torch.testing.assert_close(embedder.encode(TEXTS).embeds, wanted, rtol=1e-4, atol=1e-5)
     assert not embedder.packs
+
+
+@pytest.mark.parametrize("instruction", ["", "Instruct: find pictures that show what the caption says. Query: " * 2])
+def test_a_model_whose_convolutions_leak_is_seen_whatever_the_prompt(instruction: str, tmp_path: Path) -> None:
+    embedder = load_embedder(replace(saved("lfm2", tmp_path), instruction=instruction, max_length=200))
+    alone = torch.cat([embedder.encode([text]).embeds for text in TEXTS])
+    assert not embedder.packs
+    torch.testing.assert_close(embedder.encode(TEXTS).embeds, alone, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from ..config import EmbedderConfig
 from .embedder import Encoded
 from .embedder_source import settings_of
-from .packing import packed_batches
 from .self_check import Settings, self_check
 from .token_rows import batches, check_texts
 
@@ -54,15 +53,20 @@ class BatchedEmbedder(ABC, Generic[Row]):
 
     @abstractmethod
     def forward(self, rows: Sequence[Row]) -> Tensor:
-        """One batch to vectors, [b, h]."""
+        """One batch, padded, to vectors, [b, h]."""
 
     @abstractmethod
     def other_padding(self) -> BatchedEmbedder[Row] | None:
         """The same embedder with its batches padded on the other side; None where only one side can be right."""
 
     def can_pack(self) -> bool:
-        """Whether texts side by side in one row get the vectors that they get alone, and it pays."""
+        """Whether texts side by side in one row get the vectors that they get alone."""
         return False
+
+    def in_batches(self, prepared: Prepared[Row], batch_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Places of texts and their vectors, batch by batch."""
+        for places in batches(prepared.lengths, batch_tokens):
+            yield places, self.forward([prepared.rows[place] for place in places])
 
     @property
     @abstractmethod
@@ -78,12 +82,11 @@ class BatchedEmbedder(ABC, Generic[Row]):
         """
 
     def encode(self, texts: Sequence[str], batch_tokens: int | None = None) -> Encoded:
-        """Texts to vectors, in batches of texts of like length, or of texts side by side in rows.
+        """Texts to vectors, in batches of texts of like length, or short ones side by side.
 
         Args:
             texts: n texts.
-            batch_tokens: most tokens in a batch, with its padding if texts are not side by side; 1,024 on a CPU and
-                16,384 elsewhere if not given.
+            batch_tokens: most tokens in a batch, padding included; 1,024 on a CPU and 16,384 elsewhere if not given.
 
         Raises:
             ProclipError: a text is empty, or the self-check at the first call fails.
@@ -96,13 +99,9 @@ class BatchedEmbedder(ABC, Generic[Row]):
             self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
             self.packs, self._checked = self.can_pack(), True
         prepared = self.prepare(texts)
-        budget = batch_tokens or _budget(self.device)
-
-        def forward(places: Sequence[int]) -> Tensor:
-            return self.forward([prepared.rows[place] for place in places])
-
-        groups = (packed_batches if self.packs else batches)(prepared.lengths, budget)
-        embeds = _in_batches(groups, forward, len(texts), self.dim)
+        embeds = torch.empty(len(texts), self.dim)
+        for places, vectors in self.in_batches(prepared, batch_tokens or _budget(self.device)):
+            embeds[places] = vectors.float().cpu()
         return Encoded(embeds, torch.tensor(prepared.cut), torch.tensor(prepared.lengths))
 
     def for_classes(self) -> BatchedEmbedder[Row]:
@@ -122,13 +121,3 @@ class BatchedEmbedder(ABC, Generic[Row]):
 def _budget(device: torch.device) -> int:
     """Tokens a batch: on a CPU what its caches hold (a quarter faster than 4,096 there), else what fills a GPU."""
     return 1024 if device.type == "cpu" else 16384
-
-
-def _in_batches(
-    groups: Iterable[list[int]], forward: Callable[[Sequence[int]], Tensor], count: int, dim: int
-) -> Tensor:
-    """Run `forward` on places of texts; its rows, [count, dim] float32 on the CPU, in the order of the texts."""
-    embeds = torch.empty(count, dim)
-    for rows in groups:
-        embeds[rows] = forward(rows).float().cpu()
-    return embeds

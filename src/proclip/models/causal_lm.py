@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -17,9 +17,9 @@ from .chat_rows import chat_rows
 from .embedder_source import EmbedderSource
 from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, check_frame
-from .packing import pack_rows
+from .packing import WIDTH, pack_rows, plan
 from .pooling import last_token_pool, mean_pool
-from .self_check import CHECK_TEXTS, TOLERANCE, Settings, difference
+from .self_check import CHECK_TEXTS, Settings, difference, tolerance
 from .token_rows import TokenRow, pad_rows, plain_rows
 
 if TYPE_CHECKING:
@@ -135,27 +135,36 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[TokenRow]) -> Tensor:
-        """One batch to vectors, [b, h]."""
-        return self._packed(rows) if self.packs else self._padded(rows)
-
-    @torch.inference_mode()
-    def can_pack(self) -> bool:
-        """Whether it does: on a CPU, with a model of transformers' own that keeps texts in one row apart."""
-        ours = type(self.model).__module__.startswith("transformers.")
-        if self.device.type != "cpu" or self.config.backend == "llm2vec" or not (ours and self._takes_positions):
-            return False
-        rows = self.prepare(CHECK_TEXTS).rows
-        return difference(self._packed(rows).float(), self._padded(rows).float()) <= TOLERANCE[self.config.dtype]
-
-    def _padded(self, rows: Sequence[TokenRow]) -> Tensor:
+        """One batch, padded, to vectors, [b, h]."""
         arrays = pad_rows(rows, self.fill, self.padding_side)
         return self.vectors(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
-    def _packed(self, rows: Sequence[TokenRow]) -> Tensor:
-        input_ids, positions, places = (torch.from_numpy(array) for array in pack_rows(rows, self.fill))
-        pooled = torch.from_numpy(pad_rows(rows, self.fill, "right")[2])
+    def can_pack(self) -> bool:
+        """Whether it does: on a CPU, with a model of transformers' own that keeps texts in one row apart."""
+        known = type(self.model).__module__.startswith("transformers.") and self._takes_positions
+        if self.device.type != "cpu" or self.config.backend == "llm2vec" or not known:
+            return False
+        rows = self.prepare(CHECK_TEXTS).rows
+        beside = self._packed(rows, width=sum(len(row.ids) for row in rows))  # all of them, however long the prompt
+        alone = torch.cat([self.forward([row]) for row in rows])
+        return difference(beside.float().cpu(), alone.float().cpu()) <= tolerance(self.config)
+
+    def in_batches(self, prepared: Prepared[TokenRow], batch_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Places of texts and their vectors; short texts side by side where that costs less."""
+        if not self.packs:
+            yield from super().in_batches(prepared, batch_tokens)
+            return
+        for places, side_by_side in plan(prepared.lengths, batch_tokens):
+            rows = [prepared.rows[place] for place in places]
+            yield places, self._packed(rows) if side_by_side else self.forward(rows)
+
+    @torch.inference_mode()
+    def _packed(self, rows: Sequence[TokenRow], width: int = WIDTH) -> Tensor:
+        arrays = pack_rows(rows, self.fill, width)
+        input_ids, positions, places = (torch.from_numpy(array).to(self.device) for array in arrays)
         hidden = self._hidden(input_ids=input_ids, position_ids=positions)
-        return POOLING[self.config.pooling](hidden.flatten(0, 1)[places], pooled)
+        pooled = torch.from_numpy(pad_rows(rows, self.fill, "right")[2]).to(hidden.device)
+        return POOLING[self.config.pooling](hidden.flatten(0, 1)[places.to(hidden.device)], pooled)
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
         """Token ids and masks as `pad_rows` gives them, [b, t] int64, to vectors, [b, h]."""

@@ -1,22 +1,25 @@
-"""Short texts side by side in one row of a batch, each with positions of its own: less padding, and fewer batches.
+"""Short texts side by side in one row of a batch, each with positions of its own, where that costs less than padding.
 
-A batch of some tokens costs a decoder on a CPU as much as 40 tokens more (it reads all of its weights), so a few texts
-of unlike lengths are dear in batches of like lengths, and dear with the padding of one batch. transformers keeps texts
-in one row apart where their positions begin anew and no attention mask is given.
+transformers keeps texts in one row apart where their positions begin anew and no attention mask is given. It pays for
+a few texts of unlike lengths: in batches of like length there are many batches, each of which reads all of the model's
+weights, and in one batch much padding. A long list has texts of every length, and is as cheap in padded batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .token_rows import TokenRow
+from .token_rows import TokenRow, batches
 
 WIDTH = 64
-"""Least tokens of a row, for attention costs the square of them; a longer text widens the rows of its batch."""
+"""Tokens of a row, for attention costs the square of them; longer texts have rows of their own."""
+BATCH_COST = 40
+"""What a batch costs beside its tokens, in tokens (SmolLM2 on two cores, docs/lab_log.md)."""
 
 
 class Packed(NamedTuple):
@@ -29,23 +32,29 @@ class Packed(NamedTuple):
     """[b, t] for b texts of at most t tokens: places of a text's tokens in the rows one after the other, then zeros."""
 
 
-def pack_rows(rows: Sequence[TokenRow], fill: int) -> Packed:
+class Batch(NamedTuple):
+    """Texts that are encoded together."""
+
+    places: list[int]
+    side_by_side: bool
+    """Whether in rows of `WIDTH` tokens, else padded to the longest."""
+
+
+def pack_rows(rows: Sequence[TokenRow], fill: int, width: int = WIDTH) -> Packed:
     """Texts as one batch, each put where it first fits, the longest first.
 
     Args:
         rows: b texts.
         fill: token that stands at what is left of a row.
+        width: tokens of a row; no text is longer.
     """
     lengths = [len(row.ids) for row in rows]
-    longest = max(lengths)
-    width = max(WIDTH, longest)
-    starts, used = [0] * len(rows), list[int]()
-    for place in sorted(range(len(rows)), key=lambda place: -lengths[place]):
-        line = next((line for line, count in enumerate(used) if count + lengths[place] <= width), len(used))
-        if line == len(used):
-            used.append(0)
-        starts[place] = line * width + used[line]
-        used[line] += lengths[place]
+    longest, starts, used = max(lengths), [0] * len(rows), list[int]()
+    for line, members in enumerate(_lines(lengths, range(len(rows)), width)):
+        used.append(0)
+        for place in members:
+            starts[place] = line * width + used[line]
+            used[line] += lengths[place]
     input_ids = np.full(len(used) * width, fill, dtype=np.int64)
     position_ids = np.concatenate([(np.arange(width) - count) % longest for count in used])
     places = np.zeros((len(rows), longest), dtype=np.int64)
@@ -56,20 +65,40 @@ def pack_rows(rows: Sequence[TokenRow], fill: int) -> Packed:
     return Packed(input_ids.reshape(len(used), width), position_ids.reshape(len(used), width), places)
 
 
-def packed_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of texts, longest first; a batch has one text or more.
+def plan(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
+    """Batches of texts: all of like length and padded, or those that fit a row side by side, whatever costs less.
 
     Args:
         lengths: of the texts, in tokens.
-        batch_tokens: most tokens of the texts of a batch.
+        batch_tokens: most tokens of a batch of more than one text, filling included.
     """
-    batch: list[int] = []
-    count = 0
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and count + lengths[place] > batch_tokens:
-            yield batch
-            batch, count = [], 0
-        batch.append(place)
-        count += lengths[place]
-    if batch:
-        yield batch
+    padded = list(batches(lengths, batch_tokens))
+    short = [place for place in range(len(lengths)) if lengths[place] <= WIDTH]
+    lines = _lines(lengths, short, WIDTH)
+    count = max(1, batch_tokens // WIDTH)
+    packed = [list(chain(*lines[start : start + count])) for start in range(0, len(lines), count)]
+    long = [place for place in range(len(lengths)) if lengths[place] > WIDTH]
+    rest = [[long[place] for place in batch] for batch in batches([lengths[place] for place in long], batch_tokens)]
+
+    def cost(groups: Sequence[Sequence[int]]) -> int:
+        return sum(lengths[group[0]] * len(group) + BATCH_COST for group in groups)  # the first is the longest
+
+    if len(lines) * WIDTH + len(packed) * BATCH_COST + cost(rest) >= cost(padded):
+        return [Batch(places, False) for places in padded]
+    return [*(Batch(places, False) for places in rest), *(Batch(places, True) for places in packed)]
+
+
+def _lines(lengths: Sequence[int], places: Iterable[int], width: int) -> list[list[int]]:
+    """Places of texts by the row in which each first fits, the longest first.
+
+    Some of these rows alone would be filled just so again: no text of theirs was put with regard to another row.
+    """
+    lines, left = list[list[int]](), list[int]()
+    for place in sorted(places, key=lambda place: -lengths[place]):
+        line = next((line for line, room in enumerate(left) if lengths[place] <= room), len(lines))
+        if line == len(lines):
+            lines.append([])
+            left.append(width)
+        lines[line].append(place)
+        left[line] -= lengths[place]
+    return lines

@@ -70,7 +70,7 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
     """
     alone = torch.cat([forward([text]) for text in CHECK_TEXTS])
     together = forward(CHECK_TEXTS)
-    precision = config.dtype if config.quantization == "none" else "bfloat16"
+    precision, allowed = _precision(config), tolerance(config)
     if not bool(torch.isfinite(alone).all() and torch.isfinite(together).all()):
         raise ProclipError(
             f"{config.model!r} gives values that are not finite: look at embedder.dtype ({config.dtype})"
@@ -82,14 +82,14 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
             "prompt; the texts' own tokens are not pooled"
         )
     share = difference(together, alone)
-    if share > TOLERANCE[precision]:
+    if share > allowed:
         raise ProclipError(
             f"{config.model!r} embeds a text otherwise in a batch than alone: the difference is {share:.2g} of that "
-            f"between two texts, at most {TOLERANCE[precision]} is expected. Padding is not masked as it should be: "
+            f"between two texts, at most {allowed} is expected. Padding is not masked as it should be: "
             f"look at {settings.padding}, {settings.pooling}, embedder.backend ({config.backend}) and "
             f"embedder.dtype ({config.dtype})"
         )
-    if other_side is not None and difference(other_side(CHECK_TEXTS), alone) > TOLERANCE[precision]:
+    if other_side is not None and difference(other_side(CHECK_TEXTS), alone) > allowed:
         _log.warning(
             "%r gives other vectors when batches are padded on the other side than they are: look at %s; "
             "as they are padded now, a text gets the vector that it gets alone",
@@ -103,6 +103,15 @@ def self_check(config: EmbedderConfig, settings: Settings, forward: Forward, oth
             "expected of a model that reads English: look at %s, embedder.backend (%s) and the prompts",
             config.model, 100 * found, 100 * LEAST_SIMILARITY, settings.pooling, config.backend,
         )  # fmt: skip
+
+
+def tolerance(config: EmbedderConfig) -> float:
+    """What `difference` may be of vectors that should be equal."""
+    return TOLERANCE[_precision(config)]
+
+
+def _precision(config: EmbedderConfig) -> str:
+    return config.dtype if config.quantization == "none" else "bfloat16"
 
 
 def difference(embeds: Tensor, wanted: Tensor) -> float:
