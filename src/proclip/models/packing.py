@@ -20,6 +20,8 @@ WIDTH = 64
 """Tokens of a row, for attention costs the square of them; longer texts have rows of their own."""
 BATCH_COST = 40
 """What a batch costs beside its tokens, in tokens (SmolLM2 on two cores, docs/lab_log.md)."""
+ROW_COST = 1.1
+"""What a token of such a row costs, in padded ones: it is compared with the whole row, under a mask."""
 
 
 class Packed(NamedTuple):
@@ -83,7 +85,7 @@ def plan(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
     def cost(groups: Sequence[Sequence[int]]) -> int:
         return sum(lengths[group[0]] * len(group) + BATCH_COST for group in groups)  # the first is the longest
 
-    if len(lines) * WIDTH + len(packed) * BATCH_COST + cost(rest) >= cost(padded):
+    if len(lines) * WIDTH * ROW_COST + len(packed) * BATCH_COST + cost(rest) >= cost(padded):
         return [Batch(places, False) for places in padded]
     return [*(Batch(places, False) for places in rest), *(Batch(places, True) for places in packed)]
 
