@@ -16,17 +16,29 @@ from tiny_llms import byte_level_tokenizer
 
 from proclip.config import EmbedderConfig
 from proclip.models.embedder import load_embedder
-from proclip.models.packing import WIDTH, pack_rows, plan
+from proclip.models.packing import WIDTH, _lines, pack_rows, plan
 from proclip.models.token_rows import TokenRow, batches
 
 FILL = -1
 lengths_of_texts = st.lists(st.integers(1, WIDTH), min_size=1, max_size=40)
 
 
+def plan_of_rows(lengths: list[int]) -> list[list[int]]:
+    """Rows of texts side by side, whatever they cost."""
+    return _lines(lengths, range(len(lengths)))
+
+
+def in_lines(rows: list[TokenRow], lines: list[list[int]]) -> list[list[TokenRow]]:
+    left = iter(rows)
+    return [[next(left) for _ in line] for line in lines]
+
+
 @given(lengths_of_texts)
 def test_each_token_has_its_place_and_its_position(lengths: list[int]) -> None:
     rows = [TokenRow([1000 * number + place for place in range(count)], count) for number, count in enumerate(lengths)]
-    packed = pack_rows(rows, FILL)
+    lines = plan_of_rows(lengths)
+    rows = [rows[place] for line in lines for place in line]
+    packed = pack_rows(in_lines(rows, lines), FILL)
     count, width = packed.input_ids.shape
     assert width == WIDTH and count <= min(len(rows), 1 + sum(lengths) // (WIDTH // 2))
     flat = packed.input_ids.reshape(-1)
@@ -41,7 +53,9 @@ def test_each_token_has_its_place_and_its_position(lengths: list[int]) -> None:
 
 @given(lengths_of_texts)
 def test_what_is_left_of_a_row_is_no_part_of_its_last_text(lengths: list[int]) -> None:
-    packed = pack_rows([TokenRow([1] * count, count) for count in lengths], FILL)
+    lines = plan_of_rows(lengths)
+    rows = [TokenRow([1] * lengths[place], 1) for line in lines for place in line]
+    packed = pack_rows(in_lines(rows, lines), FILL)
     for ids, positions in zip(packed.input_ids, packed.position_ids, strict=True):
         begins = np.flatnonzero(np.diff(positions, prepend=-2) != 1)  # as transformers tells texts apart
         if (ids == FILL).any():
@@ -56,22 +70,21 @@ def cost(lengths: list[int], groups: list[list[int]]) -> int:
 def test_a_plan_holds_each_text_once_within_the_budget_and_costs_no_more_than_padding(
     lengths: list[int], budget: int
 ) -> None:
-    found, total = plan(lengths, budget), 0
-    assert sorted(place for batch in found for place in batch.places) == list(range(len(lengths)))
-    for places, side_by_side in found:
-        positions = max(lengths[place] for place in places) * len(places)
-        if side_by_side:
-            positions = pack_rows([TokenRow([1] * lengths[p], lengths[p]) for p in places], FILL).input_ids.size
-        assert positions <= max(budget, WIDTH) or len(places) == 1
-        total += positions + 40
+    padded, packed = plan(lengths, budget)
+    groups = [*padded, *([place for line in lines for place in line] for lines in packed)]
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for lines in packed:
+        assert all(sum(lengths[place] for place in line) <= WIDTH for line in lines)
+        assert len(lines) * WIDTH <= max(budget, WIDTH)
+    total = cost(lengths, padded) + sum(len(lines) * WIDTH + 40 for lines in packed)
     assert total <= cost(lengths, list(batches(lengths, budget)))
 
 
 def test_a_few_texts_of_unlike_lengths_stand_side_by_side_and_texts_of_one_length_do_not() -> None:
     few = [8 + number % 34 for number in range(64)]
-    assert [side_by_side for _, side_by_side in plan(few, 1024)] == [True] * 2
-    assert not any(side_by_side for _, side_by_side in plan([40] * 31, 1024))
-    assert plan([600, 60, 40, 20, 4], 1024) == [([0], False), ([1, 4, 2, 3], True)]  # the long one has its own row
+    assert plan(few, 1024).padded == [] and len(plan(few, 1024).packed) == 2
+    assert plan([40] * 31, 1024).packed == []
+    assert plan([600, 60, 40, 20, 4], 1024) == ([[0]], [[[1], [2, 3, 4]]])  # the long one has its own row
 
 
 TEXTS = ["red", "two birds", "a red car beside a tall tree", "ein roter Fuchs springt", "red", "a small house, " * 4]
@@ -114,7 +127,7 @@ def saved(name: str, folder: Path) -> EmbedderConfig:
 def test_side_by_side_as_alone(name: str, pooling: Any, tmp_path: Path) -> None:
     embedder = load_embedder(replace(saved(name, tmp_path), pooling=pooling))
     alone = torch.cat([embedder.encode([text]).embeds for text in TEXTS])
-    assert embedder.packs and plan(embedder.prepare(TEXTS).lengths, 1024)[0].side_by_side
+    assert embedder.packs and plan(embedder.prepare(TEXTS).lengths, 1024).packed
     torch.testing.assert_close(embedder.encode(TEXTS).embeds, alone, rtol=1e-4, atol=1e-5)
     padded = embedder.forward(embedder.prepare(TEXTS).rows)
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)

@@ -45,7 +45,6 @@ class BatchedEmbedder(ABC, Generic[Row]):
     def __init__(self, config: EmbedderConfig, identity: dict[str, Any], dim: int, device: torch.device) -> None:
         self.config, self.identity, self.dim, self.device = config, identity, dim, device
         self._checked = False
-        self.packs = False
 
     @abstractmethod
     def prepare(self, texts: Sequence[str]) -> Prepared[Row]:
@@ -58,10 +57,6 @@ class BatchedEmbedder(ABC, Generic[Row]):
     @abstractmethod
     def other_padding(self) -> BatchedEmbedder[Row] | None:
         """The same embedder with its batches padded on the other side; None where only one side can be right."""
-
-    def can_pack(self) -> bool:
-        """Whether texts side by side in one row get the vectors that they get alone."""
-        return False
 
     def in_batches(self, prepared: Prepared[Row], batch_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
         """Places of texts and their vectors, batch by batch."""
@@ -97,7 +92,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
         if not self._checked:
             other = self.other_padding()
             self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
-            self.packs, self._checked = self.can_pack(), True
+            self._checked = True
         prepared = self.prepare(texts)
         embeds = torch.empty(len(texts), self.dim)
         for places, vectors in self.in_batches(prepared, batch_tokens or _budget(self.device)):

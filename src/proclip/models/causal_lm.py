@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -139,13 +140,14 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         arrays = pad_rows(rows, self.fill, self.padding_side)
         return self.vectors(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
-    def can_pack(self) -> bool:
-        """Whether it does: on a CPU, with a model of transformers' own that keeps texts in one row apart."""
+    @cached_property
+    def packs(self) -> bool:
+        """Whether short texts go side by side: on a CPU, with a model of transformers' own that keeps them apart."""
         known = type(self.model).__module__.startswith("transformers.") and self._takes_positions
         if self.device.type != "cpu" or self.config.backend == "llm2vec" or not known:
             return False
         rows = self.prepare(CHECK_TEXTS).rows
-        beside = self._packed(rows, width=sum(len(row.ids) for row in rows))  # all of them, however long the prompt
+        beside = self._packed([rows], width=sum(len(row.ids) for row in rows))  # however long the prompt
         alone = torch.cat([self.forward([row]) for row in rows])
         return difference(beside.float().cpu(), alone.float().cpu()) <= tolerance(self.config)
 
@@ -154,16 +156,21 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         if not self.packs:
             yield from super().in_batches(prepared, batch_tokens)
             return
-        for places, side_by_side in plan(prepared.lengths, batch_tokens):
-            rows = [prepared.rows[place] for place in places]
-            yield places, self._packed(rows) if side_by_side else self.forward(rows)
+        padded, packed = plan(prepared.lengths, batch_tokens)
+        for places in padded:
+            yield places, self.forward([prepared.rows[place] for place in places])
+        for lines in packed:
+            rows = [[prepared.rows[place] for place in line] for line in lines]
+            yield [place for line in lines for place in line], self._packed(rows)
 
     @torch.inference_mode()
-    def _packed(self, rows: Sequence[TokenRow], width: int = WIDTH) -> Tensor:
-        arrays = pack_rows(rows, self.fill, width)
+    def _packed(self, lines: Sequence[Sequence[TokenRow]], width: int = WIDTH) -> Tensor:
+        arrays = pack_rows(lines, self.fill, width)
         input_ids, positions, places = (torch.from_numpy(array).to(self.device) for array in arrays)
         hidden = self._hidden(input_ids=input_ids, position_ids=positions)
-        pooled = torch.from_numpy(pad_rows(rows, self.fill, "right")[2]).to(hidden.device)
+        pooled = torch.from_numpy(pad_rows([row for line in lines for row in line], self.fill, "right")[2]).to(
+            hidden.device
+        )
         return POOLING[self.config.pooling](hidden.flatten(0, 1)[places.to(hidden.device)], pooled)
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ weights, and in one batch much padding. A long list has texts of every length, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -34,40 +33,41 @@ class Packed(NamedTuple):
     """[b, t] for b texts of at most t tokens: places of a text's tokens in the rows one after the other, then zeros."""
 
 
-class Batch(NamedTuple):
-    """Texts that are encoded together."""
+class Plan(NamedTuple):
+    """Batches of texts, as their places in a list."""
 
-    places: list[int]
-    side_by_side: bool
-    """Whether in rows of `WIDTH` tokens, else padded to the longest."""
+    padded: list[list[int]]
+    """Batches of texts of like length, the longest first."""
+    packed: list[list[list[int]]]
+    """Batches of rows of texts side by side, of `WIDTH` tokens at most."""
 
 
-def pack_rows(rows: Sequence[TokenRow], fill: int, width: int = WIDTH) -> Packed:
-    """Texts as one batch, each put where it first fits, the longest first.
+def pack_rows(lines: Sequence[Sequence[TokenRow]], fill: int, width: int = WIDTH) -> Packed:
+    """Texts side by side as one batch.
 
     Args:
-        rows: b texts.
+        lines: texts of each row, b in all.
         fill: token that stands at what is left of a row.
-        width: tokens of a row; no text is longer.
+        width: tokens of a row; none has more.
     """
-    lengths = [len(row.ids) for row in rows]
-    longest, starts, used = max(lengths), [0] * len(rows), list[int]()
-    for line, members in enumerate(_lines(lengths, range(len(rows)), width)):
-        used.append(0)
-        for place in members:
-            starts[place] = line * width + used[line]
-            used[line] += lengths[place]
-    input_ids = np.full(len(used) * width, fill, dtype=np.int64)
-    position_ids = np.concatenate([(np.arange(width) - count) % longest for count in used])
-    places = np.zeros((len(rows), longest), dtype=np.int64)
-    for place, (row, start, length) in enumerate(zip(rows, starts, lengths, strict=True)):
-        input_ids[start : start + length] = row.ids
-        position_ids[start : start + length] = np.arange(length)
-        places[place, :length] = np.arange(start, start + length)
-    return Packed(input_ids.reshape(len(used), width), position_ids.reshape(len(used), width), places)
+    texts = [row for line in lines for row in line]
+    longest = max(len(row.ids) for row in texts)
+    input_ids = np.full((len(lines), width), fill, dtype=np.int64)
+    position_ids = np.zeros_like(input_ids)
+    places = np.zeros((len(texts), longest), dtype=np.int64)
+    number = 0
+    for line, members in enumerate(lines):
+        start = 0
+        for row in members:
+            end = start + len(row.ids)
+            input_ids[line, start:end], position_ids[line, start:end] = row.ids, np.arange(end - start)
+            places[number, : end - start] = line * width + np.arange(start, end)
+            number, start = number + 1, end
+        position_ids[line, start:] = np.arange(width - start) % longest
+    return Packed(input_ids, position_ids, places)
 
 
-def plan(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
+def plan(lengths: Sequence[int], batch_tokens: int) -> Plan:
     """Batches of texts: all of like length and padded, or those that fit a row side by side, whatever costs less.
 
     Args:
@@ -75,32 +75,30 @@ def plan(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
         batch_tokens: most tokens of a batch of more than one text, filling included.
     """
     padded = list(batches(lengths, batch_tokens))
-    short = [place for place in range(len(lengths)) if lengths[place] <= WIDTH]
-    lines = _lines(lengths, short, WIDTH)
+    lines = _lines(lengths, [place for place, length in enumerate(lengths) if length <= WIDTH])
     count = max(1, batch_tokens // WIDTH)
-    packed = [list(chain(*lines[start : start + count])) for start in range(0, len(lines), count)]
-    long = [place for place in range(len(lengths)) if lengths[place] > WIDTH]
+    packed = [lines[start : start + count] for start in range(0, len(lines), count)]
+    long = [place for place, length in enumerate(lengths) if length > WIDTH]
     rest = [[long[place] for place in batch] for batch in batches([lengths[place] for place in long], batch_tokens)]
 
     def cost(groups: Sequence[Sequence[int]]) -> int:
         return sum(lengths[group[0]] * len(group) + BATCH_COST for group in groups)  # the first is the longest
 
-    if len(lines) * WIDTH * ROW_COST + len(packed) * BATCH_COST + cost(rest) >= cost(padded):
-        return [Batch(places, False) for places in padded]
-    return [*(Batch(places, False) for places in rest), *(Batch(places, True) for places in packed)]
+    beside = len(lines) * WIDTH * ROW_COST + len(packed) * BATCH_COST
+    return Plan(rest, packed) if beside + cost(rest) < cost(padded) else Plan(padded, [])
 
 
-def _lines(lengths: Sequence[int], places: Iterable[int], width: int) -> list[list[int]]:
-    """Places of texts by the row in which each first fits, the longest first.
-
-    Some of these rows alone would be filled just so again: no text of theirs was put with regard to another row.
-    """
-    lines, left = list[list[int]](), list[int]()
-    for place in sorted(places, key=lambda place: -lengths[place]):
-        line = next((line for line, room in enumerate(left) if lengths[place] <= room), len(lines))
-        if line == len(lines):
+def _lines(lengths: Sequence[int], short: Iterable[int]) -> list[list[int]]:
+    """Places of texts by row, each where the least room is left that it fits in, the longest first."""
+    lines = list[list[int]]()
+    with_room: list[list[int]] = [[] for _ in range(WIDTH + 1)]  # rows by the tokens that they have left
+    for place in sorted(short, key=lambda place: -lengths[place]):
+        length = lengths[place]
+        room = next((room for room in range(length, WIDTH) if with_room[room]), WIDTH)
+        if room == WIDTH:
             lines.append([])
-            left.append(width)
+            with_room[room].append(len(lines) - 1)
+        line = with_room[room].pop()
         lines[line].append(place)
-        left[line] -= lengths[place]
+        with_room[room - length].append(line)
     return lines

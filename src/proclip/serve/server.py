@@ -21,7 +21,6 @@ GRACE = 65
 SWITCH = 0.0005
 """Seconds after which a thread that wants the interpreter gets it: after Python's own 0.005 the model's thread, which
 lets go of it in every operation, would wait that long for it each time that a request is read."""
-
 MMAP_THRESHOLD, TRIM_THRESHOLD = 32 * 2**20, 2**30
 """Bytes: what glibc's malloc takes from the system piece by piece (the most that it allows), and how much free memory
 it keeps; see `keep_memory`."""
