@@ -7,10 +7,10 @@ import binascii
 import re
 from io import BytesIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import one_line
-from ..models.image_files import to_rgb
+from ..models.image_files import to_rgb, upright
 from .faults import Fault, bad
 from .limits import Limits
 
@@ -55,7 +55,7 @@ def open_picture(content: bytes, param: str, limits: Limits) -> Image.Image:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, param, limits)
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(upright(image))
     except UnidentifiedImageError:
         raise bad(param, f"it is not a picture that can be read; {', '.join(FORMATS)} are") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
