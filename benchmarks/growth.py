@@ -1,6 +1,6 @@
 """Ten times the data: not more than ten times the time, and no more memory?
 
-    python benchmarks/growth.py            # eight minutes on two cores
+    python benchmarks/growth.py            # a quarter of an hour on two cores
 
 Each part runs at a size and at ten times it, in processes of their own, in turn. Small models, so that it is the data
 that shows: mini-clip, an LLM width of 576. Memory is the most that a process took beyond its imports; pages of
@@ -40,7 +40,9 @@ TEN = 10
 LLM_DIM, TEACHER_DIM = 576, 256
 DISTINCT_PICTURES = 64
 LOG = LogConfig(every_steps=1_000_000, checkpoint_every_steps=1_000_000)
-SIZES = {"metadata": 20_000, "stage 1": 8192, "stage 2": 512, "evaluation": 256, "embedding": 2048, "recall": 10_000}
+SIZES = {
+    "metadata": 20_000, "stage 1": 8192, "stage 2": 1024, "evaluation": 1024, "embedding": 2048, "recall": 10_000,
+}  # fmt: skip
 SMALL = {"metadata": 50, "stage 1": 16, "stage 2": 4, "evaluation": 4, "embedding": 8, "recall": 50}
 
 
