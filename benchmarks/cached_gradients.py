@@ -4,7 +4,8 @@
     python benchmarks/cached_gradients.py --small
 
 Memory: peak resident memory of fresh processes, each with random weights, optimiser and EMA teacher: one plain step of
-a batch of the size of a part, one step of the large batch in parts, and, where it fits, one of the plain large batch.
+a batch of the size of a part, accumulation of two such batches (the gradients of the first are there when the second
+is computed, as in every step in parts), and one step of the large batch in parts.
 The parts are pictures of noise, made anew at each walk as decoding makes them.
 Time: a step of a batch in 8 parts over gradient accumulation of the same 8 parts, in turn in one process, with and
 without a teacher. Accumulation is cheaper and another loss: every part then has negatives of its own alone. Counted in
@@ -75,6 +76,18 @@ def plain_step(name: str, side: int, llm_dim: int, batch: int, checkpointing: bo
     return run
 
 
+def accumulated_step(name: str, side: int, llm_dim: int, part: int) -> Callable[[], object]:
+    """Two parts, each with the loss of its own pairs; the second finds the gradients of the first."""
+
+    def run() -> None:
+        parts = NoiseParts(2 * part, part, side, llm_dim)
+        step = accumulated(steps_of(name, llm_dim, [parts.whole()], parts.batch), parts)
+        step()
+        step()  # the moments are there from its beginning
+
+    return run
+
+
 def step_in_parts(name: str, side: int, llm_dim: int, batch: int, part: int) -> Callable[[], object]:
     """A small step that makes the moments, then the large one."""
 
@@ -112,15 +125,17 @@ def main() -> None:
     rows: dict[str, tuple[Callable[..., Callable[[], object]], tuple[object, ...]]] = {
         f"plain step of {part}": (plain_step, (name, side, llm_dim, part)),
         f"plain step of {part}, gradient checkpointing": (plain_step, (name, side, llm_dim, part, True)),
+        f"accumulation of {part} and {part}": (accumulated_step, (name, side, llm_dim, part)),
         f"step of {batch:,} in parts of {part}": (step_in_parts, (name, side, llm_dim, batch, part)),
     }
     found = {what: peak_memory(make, *of) for what, (make, of) in rows.items()}
     added = {what: row["added"] for what, row in found.items()}
-    base, checkpointed, large = added.values()
+    base, checkpointed, accumulation, large = added.values()
     embeds = 4 * CLIPS[name]["projection_dim"] * batch * 5 / 2**20  # image, text, target and two gradients
     figures = [figure(f"{name}, {what}: peak memory", value, "MiB") for what, value in added.items()]
     figures += [
         figure(f"{batch:,} in parts over a plain step of {part}", large / base, "x", aim="about 1"),
+        figure(f"{batch:,} in parts over accumulation of {part} and {part}", large / accumulation, "x", aim="about 1"),
         figure("gradient checkpointing over without", checkpointed / base, "x"),
         figure("embeds, targets and their gradients", embeds, "MiB"),
     ]
