@@ -168,10 +168,9 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         arrays = pack_rows(lines, self.fill, width)
         input_ids, positions, places = (torch.from_numpy(array).to(self.device) for array in arrays)
         hidden = self._hidden(input_ids=input_ids, position_ids=positions)
-        pooled = torch.from_numpy(pad_rows([row for line in lines for row in line], self.fill, "right")[2]).to(
-            hidden.device
-        )
-        return POOLING[self.config.pooling](hidden.flatten(0, 1)[places.to(hidden.device)], pooled)
+        pooled = torch.from_numpy(pad_rows([row for line in lines for row in line], self.fill, "right")[2])
+        places, pooled = places.to(hidden.device), pooled.to(hidden.device)
+        return POOLING[self.config.pooling](hidden.flatten(0, 1)[places], pooled)
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, pooling_mask: Tensor) -> Tensor:
         """Token ids and masks as `pad_rows` gives them, [b, t] int64, to vectors, [b, h]."""
