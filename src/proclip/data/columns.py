@@ -18,7 +18,7 @@ from ..errors import ProclipError
 from ..files import replacing
 
 V = TypeVar("V")
-ROWS_A_BATCH = 16384
+ROWS_A_BATCH = 4096
 """Rows of a table that are Python objects at one time."""
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 

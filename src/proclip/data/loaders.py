@@ -30,8 +30,6 @@ from .order import Block, Order, Pass
 from .store import EmbeddingStore, caption_key
 
 B = TypeVar("B")
-CAPTIONS_A_CHECK = 1 << 22
-"""Captions whose keys and texts are held at one time while a store is checked."""
 EMBEDS_A_PART = 1 << 14
 """Embeddings that are held at one time while all are read."""
 
@@ -40,20 +38,15 @@ def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
 
-def _check_stored(store: EmbeddingStore, samples: Samples, columns: Sequence[str]) -> None:
-    for chunk in batched(_captions(samples, columns), CAPTIONS_A_CHECK):
-        store.check(dict(chunk))
-
-
 def _stored_rows(
     store: EmbeddingStore, samples: Samples, columns: Sequence[str], left_out: Collection[str] = frozenset()
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Row in a store of every caption, checked: of sample i in column j at i c + j, of c columns; -1 where left out."""
     rows = np.full(len(samples) * len(columns), -1)
     read = ((place, *caption) for place, caption in enumerate(_captions(samples, columns)))
-    for chunk in batched(((p, key, text) for p, key, text in read if key not in left_out), CAPTIONS_A_CHECK):
+    for chunk in batched(((p, key, text) for p, key, text in read if key not in left_out)):
         places, keys, texts = zip(*chunk, strict=True)
-        store.check(dict(zip(keys, texts, strict=True)))
+        store.check(zip(keys, texts, strict=True))
         rows[list(places)] = store.find(keys).numpy()
     return rows
 
@@ -199,9 +192,9 @@ class TuneBatches(_ImageBatches[TuneBatch]):
     ) -> None:
         columns = tuple(config.captions)
         check_captions(samples, columns)
-        _check_stored(llm, samples, columns)
+        llm.check(_captions(samples, columns))
         if teacher is not None:
-            for part in batched((key for key, _, _ in samples.captions(columns[:1])), CAPTIONS_A_CHECK):
+            for part in batched((key for key, _, _ in samples.captions(columns[:1]))):
                 teacher.find(part)  # raises where one is not there, naming it and the store
         super().__init__(samples, preprocess, config, seed, data, broken_file)
         self.llm, self.teacher = llm, teacher

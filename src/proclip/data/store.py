@@ -34,7 +34,7 @@ from .store_folder import (
 )
 from .store_format import UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
 
-CHECKED = 1 << 16
+CHECKED = 1 << 12
 """Captions that are compared at a time."""
 
 
@@ -191,16 +191,16 @@ class EmbeddingStore:
             number, places = int(shard_of[first]), order[first:last]
             yield places, self._shards[number], rows[places] - self._starts[number]
 
-    def check(self, captions: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
+    def check(self, captions: Iterable[tuple[str, str]]) -> None:
         """Refuse captions that were not embedded, or that have changed since.
 
         Args:
-            captions: keys and texts; pairs from a generator are read bit by bit.
+            captions: keys and texts, read bit by bit.
 
         Raises:
             ProclipError: a key is not in the store, or the text embedded under it is another one.
         """
-        remaining = iter(captions.items() if isinstance(captions, Mapping) else captions)
+        remaining = iter(captions)
         while chunk := list(islice(remaining, CHECKED)):
             keys, texts = zip(*chunk, strict=True)
             known = self._found(keys).texts
