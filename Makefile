@@ -48,9 +48,13 @@ ablate: install ## the paper's tables, five seeds (two hours on two cores, half 
 	cp runs/ablate/ablation.json benchmarks/results/mini_ablation.json
 	cp runs/ablate/ablation.md benchmarks/results/mini_ablation.md
 
-# One question each (benchmarks/measure.py); gpu is run by hand where there is one.
-BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients losses teacher_price optimizer checkpoint memory growth recall evaluation_speed serve
+# One question each (benchmarks/measure.py); gpu is run by hand where there is one. What reads the quickstart's models or embeddings comes last.
+BENCHMARKS := limits startup decode data_scale store embed stage1 stage2 cached_gradients losses optimizer checkpoint memory growth recall evaluation_speed export serve
 
-bench: install ## every speed benchmark in turn (two hours on two quiet cores): benchmarks/results, docs/performance.md
+bench: quickstart ## every speed benchmark in turn (four hours on two quiet cores): benchmarks/results, docs/performance.md
 	set -e; for name in $(BENCHMARKS); do echo "== $$name, $$(date +%H:%M)"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/serve.py --large --inputs 256 --requests 200 --repeats 3 --out benchmarks/results/serve_large.json
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/teacher_price.py --quality 3
+	$(BIN)/python benchmarks/store.py --quality --layers 9
 	$(BIN)/python benchmarks/performance.py

@@ -118,7 +118,7 @@ def options_of(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=5, extend=options_of)
+    options = command_line(__doc__, repeats=3, extend=options_of)
     name, side, llm_dim, batch, part, timed = "ViT-B/32", 224, 1024, options.batch, options.part, 16
     if options.small:
         name, side, llm_dim, batch, part, timed = "tiny", 32, 32, 128, 8, 8

@@ -1,6 +1,6 @@
 """What do checkpoints cost a training: written while it goes on, written at once, and none?
 
-    python benchmarks/checkpoint.py --repeats 5
+    python benchmarks/checkpoint.py
 
 Stage 2 of the paper on noise. Each measurement is a number of steps, the first followed by a checkpoint of weights,
 EMA teacher and moments; it ends when the checkpoint is on disk. ``--folder`` is where: a disk's own speed matters.
@@ -28,8 +28,8 @@ LLM_DIM = 512
 
 def options_of(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", help="ViT-B/32, ViT-B/16, ViT-L/14, tiny (default: ViT-B/32; tiny with --small)")
-    parser.add_argument("--batch", type=int, default=16, help="pairs a step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="steps to a checkpoint (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="pairs a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="steps to a checkpoint (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="of the checkpoints (default: a temporary one)")
 
 
@@ -84,7 +84,7 @@ class Run:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=5, extend=options_of)
+    options = command_line(__doc__, repeats=5, extend=options_of, threads=1)
     name = options.clip or ("tiny" if options.small else "ViT-B/32")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run = Run(name, options.batch, options.steps, Path(folder))

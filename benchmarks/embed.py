@@ -125,7 +125,7 @@ def measure(folder: Path, shape: str, texts: list[str], repeats: int) -> tuple[l
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=7, extend=add_options)
+    options = command_line(__doc__, repeats=3, extend=add_options)
     texts = texts_like_captions(100 if options.small else options.texts)
     figures, details = [], {}
     for shape in options.shape or ["bert-small", "qwen3-small"]:

@@ -157,7 +157,7 @@ def measured(part: str, rows: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=3, extend=lambda p: p.add_argument("--parts", nargs="+", choices=PARTS))
+    options = command_line(__doc__, repeats=2, extend=lambda p: p.add_argument("--parts", nargs="+", choices=PARTS))
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # of the processes that are measured
     sizes, figures, found = SMALL if options.small else SIZES, [], {}
     for part in options.parts or PARTS:

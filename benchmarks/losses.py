@@ -77,7 +77,7 @@ LOSSES: dict[str, tuple[Callable[..., Call], Callable[..., Call]]] = {
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=5)
+    options = command_line(__doc__, repeats=5, threads=1)
     sizes, width = ((64, 128), 32) if options.small else (SIZES, WIDTH)
     figures: list[dict[str, Any]] = []
     details: dict[str, Any] = {"processes": WORLD, "width": width, "rows": []}

@@ -47,7 +47,7 @@ def ema_one_by_one(student: nn.Module, teacher: nn.Module) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=15, extend=options_of)
+    options = command_line(__doc__, repeats=15, extend=options_of, threads=1)
     name = "tiny" if options.small else "ViT-B/32"
     ways: dict[str, Callable[[], object]] = {}
     for form, flags in FORMS.items():

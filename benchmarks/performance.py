@@ -17,8 +17,12 @@ from proclip.files import read_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results"
-COMMANDS = {"store_quality": "store.py --quality", "serve_large": "serve.py --large", "export": "export.py"}
-"""Of what `make bench` leaves out: another run of a script, or one that wants the quickstart's models."""
+COMMANDS = {
+    "store_quality": "store.py --quality",
+    "serve_large": "serve.py --large",
+    "teacher_price": "teacher_price.py --quality",
+}
+"""Of what is not a script's run without options."""
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

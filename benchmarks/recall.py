@@ -95,7 +95,7 @@ def large(count: int, width: int) -> Callable[[], object]:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=5)
+    options = command_line(__doc__, repeats=2)
     sizes, width, most = (SMALL, 16, 500) if options.small else (SIZES, 768, 100_000)
     figures, details = [], {}
     for name, (queries, gallery, noise) in sizes.items():

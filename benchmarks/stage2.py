@@ -118,7 +118,7 @@ def ours(clip: CLIPModel, adapter: PlainAdapter, batch: TuneBatch, autocast: Lit
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=7)
+    options = command_line(__doc__, repeats=7, threads=1)
     name, side, count, square = ("tiny", 32, 4, 128) if options.small else ("ViT-B/32", 224, 32, 2048)
     clip, batch = random_clip(name), random_tune_batch(count, side, LLM_DIM if not options.small else 32)
     adapter = PlainAdapter(batch.llm_embeds.shape[1], clip.visual_projection.out_features)

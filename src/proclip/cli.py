@@ -107,7 +107,9 @@ def _add_data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     join = actions.add_parser("join", help="captions of a table to the samples of their URL or key")
     for parser in (index, check, stats, join):
         parser.add_argument("folder", help="folder of shards" if parser is index else "data set, as in a recipe")
-    index.add_argument("--fields", default="", metavar="A,B", help="of the .json members, as caption columns")
+    index.add_argument(
+        "--fields", metavar="A,B", help="of the .json, as caption columns; '' for none (default: as before)"
+    )
     index.add_argument("--workers", type=int, help="processes (default: as many as cores)")
     check.add_argument("--captions", default="", metavar="A,B", help="columns every sample should have (default: all)")
     check.add_argument("--min-side", type=int, default=16, help="pixels; less is tiny (default: %(default)s)")

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
-from .errors import ProclipError
+from .errors import ProclipError, one_line
 
 T = TypeVar("T")
 _COMPARING = ContextVar("comparing", default=False)
@@ -94,10 +94,11 @@ def launched() -> Iterator[None]:
     """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
 
     Of several processes that fail, the first raises its error; the others, whose errors follow from that one or say
-    the same, exit with status 1 and no word.
+    the same, exit with status 1 and no word. One that was stopped or killed says nothing here: the first that misses it
+    does.
 
     Raises:
-        ProclipError: there are more processes than GPUs on this machine.
+        ProclipError: there are more processes than GPUs on this machine, or another process has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or _on():
         yield
@@ -112,17 +113,28 @@ def launched() -> Iterator[None]:
             backend, store=meeting, rank=number, world_size=world, timeout=PATIENCE, device_id=device
         )
         yield
-    except Exception:
+    except Exception as error:
         if failures.add("count", 1) > 1:
             logger.info("process %d failed after another one", number, exc_info=True)
             with suppress(RuntimeError):  # torchrun stops all processes when one has ended: let the first speak before
                 failures.wait(["said"], SPEAKING)
             raise SystemExit(1) from None
         atexit.register(failures.set, "said", "yes")
+        if _misses_another(error):
+            raise ProclipError(
+                "another process of this job was stopped or killed (out of memory, preempted?): the same command goes "
+                f"on from what is written; {one_line(error, 120)}"
+            ) from error
         raise
     finally:
         if _on():
             dist.destroy_process_group()
+
+
+def _misses_another(error: Exception) -> bool:
+    """Whether it is what gloo, NCCL or their store say when a connection has ended."""
+    ours = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return ours and any(word in str(error).lower() for word in ("connection", "closed", "reset", "remote process"))
 
 
 def _own_gpu() -> torch.device | None:

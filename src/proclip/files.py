@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import ProclipError
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a surrogate pair, escaped."""
 
 
 def make_folder(folder: Path) -> None:
@@ -63,6 +67,22 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
+def parse_json(content: str | bytes) -> Any:
+    """JSON from elsewhere.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or has texts that are no Unicode: half of a surrogate
+            pair, where one was cut in two.
+    """
+    try:
+        values = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if HALF.search(content if isinstance(content, bytes) else content.encode()):
+        json.dumps(values, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return values
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -70,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ProclipError: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ProclipError(f"{path} is missing") from None
     except ValueError as error:

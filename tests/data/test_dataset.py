@@ -36,7 +36,10 @@ def test_without_splits_every_row_is_in_every_split(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{not json}\n", "line 1: not JSON"),
-        ('{"key": "a"}\n', "line 1: a row is an object with a 'file_name'"),
+        ('{"key": "a"}\n', "line 1: no text in 'file_name', which names the picture; it has key"),
+        ("[1]\n", "line 1: no text in 'file_name', which names the picture; it has nothing"),
+        ('{"file_name": "a.png", "key": {"a": 1}}\n', "line 1: 'key' is a text or a number, not {'a': 1}"),
+        ('{"file_name": "a.png", "text": "half \\ud83d"}\n', "line 1: not JSON: 'utf-8' codec can't encode"),
         ('{"file_name": "a.png"}\n{"file_name": "a.png"}\n', "line 2: key 'a.png' is there twice"),
         ("", "has no rows"),
     ],
@@ -46,8 +49,14 @@ def test_bad_rows(tmp_path: Path, text: str, message: str) -> None:
         dataset(tmp_path, text)
 
 
+def test_a_key_may_be_a_number_or_left_out(tmp_path: Path) -> None:
+    rows = ['{"file_name": "a.png", "key": null}', '{"file_name": "b.png", "key": 7, "text": "\\ud83d\\ude00 \\u00e4"}']
+    data = dataset(tmp_path, "\n".join(rows)).select("any")
+    assert [(one.key, dict(one.captions)) for one in data] == [("a.png", {}), ("7", {"text": "😀 ä"})]
+
+
 def test_missing_things_are_named(tmp_path: Path, tiny_world: Path) -> None:
-    with pytest.raises(ProclipError, match=r"metadata\.jsonl is missing"):
+    with pytest.raises(ProclipError, match=r"it must be a folder of images with metadata\.jsonl"):
         ImageCaptions(tmp_path)
     data = ImageCaptions(tiny_world)
     assert [s.key for s in data.select("not test")] == [s.key for s in data.select("align")]

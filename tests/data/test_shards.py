@@ -55,7 +55,8 @@ def test_indexing_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(ImageCaptions(tmp_path).samples) == 15
     one_process = [index_path(tmp_path / f"0000{n}.tar").read_bytes() for n in range(3)]
     index_folder(tmp_path, fields=["alt"], workers=1)
-    index_folder(tmp_path, workers=2)  # other fields: all of them again
+    assert [read_about(shard).fields for shard in sorted(tmp_path.glob("*.tar"))] == [("alt",)] * 3
+    index_folder(tmp_path, fields=[], workers=2)  # other fields: all of them again
     assert [index_path(tmp_path / f"0000{n}.tar").read_bytes() for n in range(3)] == one_process
 
 
@@ -72,8 +73,27 @@ def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:
     index_folder(tmp_path, workers=1)
     assert [one.key for one in ImageCaptions(tmp_path).samples][5:] == ["00001/x"]
     shard.unlink()
-    with pytest.raises(ProclipError, match=r"00001\.tar is indexed but gone"):
-        ImageCaptions(tmp_path)
+    for use in (ImageCaptions, index_folder):
+        with pytest.raises(ProclipError, match=r"00001\.tar is indexed but gone"):
+            use(tmp_path)
+
+
+def test_fields_stay_until_others_are_chosen_and_must_be_there(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path)
+    for fields, message in {
+        (
+            "alt",
+            "nope",
+        ): "--fields: no sample of .*00000.tar has a text in 'nope', but in caption, url, key, status, alt",
+        ("key",): "--fields: 'key' is no caption",
+    }.items():
+        with pytest.raises(ProclipError, match=message):
+            index_folder(folder, fields, workers=1)
+    assert not list(folder.glob(".proclip-index/*"))
+    index_folder(folder, ["alt"], workers=1)
+    write_shard(folder / "00001.tar", sample("x", 1, "x", alt="y"))
+    index_folder(folder, workers=1)
+    assert dict(ImageCaptions(folder)["00001/x"].captions) == {"caption": "x", "alt": "y"}
 
 
 def _cut(content: bytes) -> bytes:
@@ -91,6 +111,19 @@ QUIRKS: dict[str, tuple[list[Member], str, str, list[str]]] = {
     "no picture": ([("a.txt", b"left over"), *GOOD], "no picture", "shard/a: only txt", ["good"]),
     "picture of the next shard": ([*GOOD, ("z.jpg", picture(3))], "", "", ["good", "z"]),
     "bad json": ([*GOOD, ("b.jpg", picture(2)), ("b.json", b"{")], "bad json", "shard/b: ", ["good", "b"]),
+    "nested": (
+        [*GOOD, ("b.jpg", picture(2)), ("b.json", b"[" * 100_000)],
+        "bad json",
+        "shard/b: nested",
+        ["good", "b"],
+    ),
+    "half a letter": (
+        [*GOOD, ("b.jpg", picture(2)), ("b.json", b'{"caption": "a \\ud800"}')],
+        "bad json",
+        "shard/b: ",
+        ["good", "b"],
+    ),
+    "bad name": ([*GOOD, ("b\udcff.jpg", picture(2))], "bad name", "shard.tar: b\\udcff.jpg is not UTF-8", ["good"]),
     "bad text": ([*GOOD, ("b.jpg", picture(2)), ("b.txt", b"\xff\xfe")], "bad text", "shard/b: ", ["good", "b"]),
     "other members": ([*GOOD, ("b.npy", b"1"), ("b.jpg", picture(2)), ("readme", b"x")], "", "", ["good", "b"]),
     "not ascii": ([*GOOD, *sample("grün/äpfel" * 20, 2, "Äpfel")], "", "", ["good", "grün/äpfel" * 20]),

@@ -116,16 +116,29 @@ def test_a_saved_data_set(tmp_path: Path, several: bool) -> None:
     [
         (
             "nowhere",
-            r"no dataset at .*nowhere: .*metadata\.jsonl is missing, and it is nothing else; it must be one of",
+            r"no dataset at .*nowhere: it must be a folder of images with metadata\.jsonl or",
         ),
-        ("notes.txt", r"notes\.txt is no dataset: it must be one of"),
-        ("list.csv", r"list\.csv, line 2: a row is an object with a 'file_name' or 'filepath'"),
+        ("notes.txt", r"notes\.txt is no dataset, which is a folder of images"),
+        (
+            "list.csv",
+            r"list\.csv, line 2: no text in 'file_name' or .* 'path', which names the picture; it has picture, text",
+        ),
+        ("twice.csv", r"twice\.csv: the column 'text' is there twice"),
+        ("open.csv", r"open\.csv, after line 2: not CSV: unexpected end"),
+        (
+            "cells.parquet",
+            r"cells\.parquet: no text in .*; it has image \(struct<bytes: binary, path: string>\), text \(string\)",
+        ),
         ("shards", r"1 of 1 shards are not indexed \(0\.tar \.\.\.\): run  proclip data index"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "list.csv").write_text("picture,text\na.png,b\n")
+    (tmp_path / "twice.csv").write_text("file_name,text,text\na.png,b,c\n")
+    (tmp_path / "open.csv").write_text('file_name,text\na.png,b\nb.png,"c\nd\n')
+    cell = pa.array([{"bytes": b"x", "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    parquet.write_table(pa.table({"image": cell, "text": ["a"]}), tmp_path / "cells.parquet")
     write_shard(tmp_path / "shards" / "0.tar", sample("a", 1, "a"))
     with pytest.raises(ProclipError, match=message):
         ImageCaptions(tmp_path / name)
@@ -222,6 +235,10 @@ def test_names_of_joined_columns(
         ("t.csv", None, "there is no file "),
         ("t.parquet", None, "there is no file "),
         ("t.csv", b"key,de\n1,\xff\n", "t.csv is not UTF-8"),
+        ("t.jsonl", '{"key": 1, "de": ["a", "b"]}\n', "t.jsonl, line 1: 'de' is a text or a number, not ['a', 'b']"),
+        ("t.jsonl", '{"key": true, "de": "a"}\n', "t.jsonl, line 1: 'key' is a text or a number, not True"),
+        ("t.jsonl", '{"key": 1, "de": "\\ud800"}\n', "t.jsonl, line 1: not JSON: 'utf-8' codec can't encode"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl, line 1: not JSON: nested too deeply"),
     ],
 )
 def test_tables_that_cannot_be_joined(

@@ -91,17 +91,25 @@ def test_an_error_of_all_processes_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_ends_the_job_with_its_line(tmp_path: Path, tiny_world: Path) -> None:
-    """The others wait for it at a gather, and do not speak of that."""
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("raise ProclipError('the disk of the second')", "the disk of the second"),
+        ("raise Preempted('')", "another process of this job was stopped or killed"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "another process of this job was stopped or killed"),
+    ],
+)
+def test_the_end_of_one_process_ends_the_job_with_one_line(tmp_path: Path, end: str, said: str) -> None:
+    """The others wait for it at a gather, and speak of that only where it cannot."""
     script = tmp_path / "job.py"
     script.write_text(
-        "import os, sys, torch\n"
+        "import os, signal, sys, torch\n"
         "from proclip.distributed import gather, launched\n"
-        "from proclip.errors import ProclipError\n"
+        "from proclip.errors import Preempted, ProclipError\n"
         "try:\n"
         "    with launched():\n"
         "        if os.environ['RANK'] == '1':\n"
-        "            raise ProclipError('the disk of the second')\n"
+        f"            {end}\n"
         "        gather(torch.ones(2, 2))\n"
         "except ProclipError as error:\n"
         "    print('proclip: error:', error, file=sys.stderr)\n"
@@ -111,7 +119,8 @@ def test_an_error_of_one_process_ends_the_job_with_its_line(tmp_path: Path, tiny
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if "Traceback" in line or "proclip: error" in line]
-    assert ours[0] == "proclip: error: the disk of the second"
+    assert ours[0].startswith(f"proclip: error: {said}")
+    assert not any("proclip: error" in line for line in ours[1:])  # torchrun's own report follows
     assert "RuntimeError" not in done.stderr
 
 

@@ -160,7 +160,7 @@ def first_half(run: Path, kind: str, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / kind / f"step-{2 * STEPS:08d}")
 
 
-def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str]) -> None:
+def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str], hows: Sequence[How]) -> None:
     """What each process does: all runs in worlds of several sizes, one after the other."""
     torch.set_num_threads(1)
     for world in worlds:
@@ -168,7 +168,7 @@ def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str]) -
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
         try:
-            _runs(folder, world, kinds)
+            _runs(folder, world, kinds, hows)
             if world < max(worlds):
                 _go_on(folder, max(worlds))
             if world == 2:
@@ -177,8 +177,7 @@ def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str]) -
             dist.destroy_process_group()
 
 
-def _runs(folder: Path, world: int, kinds: Sequence[str]) -> None:
-    hows: tuple[How, ...] = ("ddp", "fsdp")
+def _runs(folder: Path, world: int, kinds: Sequence[str], hows: Sequence[How]) -> None:
     for kind in kinds:
         for how in hows:
             run = run_folder(folder, kind, world, how)

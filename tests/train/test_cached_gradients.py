@@ -337,8 +337,9 @@ def test_stage_2_takes_the_teacher_of_every_other_picture() -> None:
     ("changes", "message"),
     [
         ({"teacher_stride": 0}, "must be 1 or more"),
-        ({"teacher_stride": 5}, r"must be a divisor of 512 \(tune\.micro_batch_size or batch_size\)"),
-        ({"teacher_stride": 4, "micro_batch_size": 2}, "must be a divisor of 2"),
+        ({"teacher_stride": 5}, r"must be a divisor of 512 \(tune\.batch_size\) that"),
+        ({"teacher_stride": 4, "micro_batch_size": 2}, r"512 \(tune\.batch_size\) and 2 \(micro_batch_size\)"),
+        ({"teacher_stride": 4, "batch_size": 10, "micro_batch_size": 4}, "divisor of 10 .* and 4"),
         ({"teacher_stride": 512}, "leaves two pictures"),
         ({"teacher_stride": 2, "teacher": "cached"}, "must be 1 for the teacher 'cached'"),
         ({"teacher_stride": 2, "loss": DistillLossConfig(reduction="paper")}, "must be 1 where tune.loss.reduction"),

@@ -24,11 +24,11 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-5}
 SOME = ("distill", "tune", "parts")
 
 
-def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str]) -> Path:
+def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str], hows: Sequence[How] = ("ddp", "fsdp")) -> Path:
     """Of one process, and of several."""
     for kind in kinds:
         several.train(run_folder(folder, kind, 1, "ddp"), kind)
-    torch.multiprocessing.spawn(several.work, (folder, worlds, kinds), nprocs=worlds[0])
+    torch.multiprocessing.spawn(several.work, (folder, worlds, kinds, hows), nprocs=worlds[0])
     return folder
 
 
@@ -36,6 +36,12 @@ def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str]) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some stages by two processes."""
     return runs(tmp_path_factory.mktemp("two"), (2,), SOME)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stage 2 by four, whole on each."""
+    return runs(tmp_path_factory.mktemp("tune"), (4,), ("tune",), ("ddp",))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,10 @@ def assert_as_one(folder: Path, kind: str, world: int, how: How) -> None:
 @pytest.mark.parametrize("kind", SOME)
 def test_two_processes_train_as_one(folder: Path, kind: str, how: How) -> None:
     assert_as_one(folder, kind, 2, how)
+
+
+def test_four_processes_train_as_one(four: Path) -> None:
+    assert_as_one(four, "tune", 4, "ddp")
 
 
 @pytest.mark.slow

@@ -165,8 +165,10 @@ class TuneConfig:
         require(stride >= 1, "tune.teacher_stride", "1 or more", stride)
         if stride == 1:
             return
-        what = f"a divisor of {batch} (tune.micro_batch_size or batch_size) that leaves two pictures of a batch"
-        require(batch % stride == 0 and self.batch_size >= 2 * stride, "tune.teacher_stride", what, stride)
+        parts = f" and {batch} (micro_batch_size)" if self.micro_batch_size else ""
+        fits = batch % stride == 0 and self.batch_size % stride == 0 and self.batch_size >= 2 * stride
+        what = f"a divisor of {self.batch_size} (tune.batch_size){parts} that leaves two pictures of a batch"
+        require(fits, "tune.teacher_stride", what, stride)
         require(
             self.teacher != "cached", "tune.teacher_stride", "1 for the teacher 'cached', which costs nothing", stride
         )

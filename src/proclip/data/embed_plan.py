@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,9 +97,8 @@ class Plan:
         done = np.zeros(self.rows, dtype=np.bool_)
         for path in self.folder.glob(f"{DONE}*"):
             for line in path.read_text().split("\n"):
-                if line.endswith(";"):  # others were cut off
-                    first, last = line[:-1].split()
-                    done[int(first) : int(last)] = True
+                if written := re.fullmatch(r"(\d+) (\d+);", line):  # others were cut off
+                    done[int(written[1]) : int(written[2])] = True
         return done
 
     def finish(self) -> int:

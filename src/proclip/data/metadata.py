@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ..errors import ProclipError
+from ..files import parse_json
 from .columns import TEXT, TEXTS, ColumnBuilder, batched
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -128,8 +129,7 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
     else:
         builder, seen, count = ColumnBuilder(TEXT), dict[str, None](), 0
         for rows in batched(read_rows(path)):
-            builder.add([{k: v if isinstance(v, str) else json.dumps(v) for k, v in r.values.items() if k in wanted}
-                         for r in rows])  # fmt: skip
+            builder.add([{k: _text(row, k) for k in wanted if row.values.get(k) is not None} for row in rows])
             seen |= dict.fromkeys(name for row in rows for name in row.values)
             count += len(rows)
         columns, known = builder.columns(), list(seen)
@@ -147,8 +147,8 @@ def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
         named = [(row, next((n for n in path_columns if isinstance(row.values.get(n), str)), None)) for row in rows]
         for row, name in named:
             if name is None:
-                raise ProclipError(f"{row.where}: a row is an object with a {' or '.join(map(repr, path_columns))}")
-        own.add([_own(row.values, str(name)) for row, name in named])
+                raise ProclipError(_no_picture(row.where, path_columns, row.values))
+        own.add([_own(row, str(name)) for row, name in named])
         splits.add([_splits(row) for row in rows])
         captions = [{k: v for k, v in row.values.items() if k not in SPECIAL and k != name} for row, name in named]
         texts.add([{k: v for k, v in row.items() if isinstance(v, str)} for row in captions])
@@ -162,10 +162,27 @@ def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
     )  # fmt: skip
 
 
-def _own(values: dict[str, Any], name: str) -> dict[str, str]:
+def _no_picture(where: str, path_columns: Sequence[str], found: Iterable[str]) -> str:
+    one_of = " or ".join(map(repr, path_columns))
+    return f"{where}: no text in {one_of}, which names the picture; it has {', '.join(found) or 'nothing'}"
+
+
+def _text(row: Row, name: str) -> str:
+    """A text or number of a row, as text."""
+    value = row.values[name]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    raise ProclipError(f"{row.where}: {name!r} is a text or a number, not {value!r}")
+
+
+def _own(row: Row, name: str) -> dict[str, str]:
     """Key, file and URL of a row."""
+    values = row.values
     url = {"url": values["url"]} if isinstance(values.get("url"), str) else {}
-    return {"file": values[name], "key": str(values.get("key", values[name])), **url}
+    key = values[name] if values.get("key") is None else _text(row, "key")
+    return {"file": values[name], "key": key, **url}
 
 
 def _splits(row: Row) -> dict[str, list[str]]:
@@ -188,8 +205,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
             if line.strip():
                 where = f"{path}, line {number}"
                 try:
-                    values = json.loads(line)
-                except json.JSONDecodeError as error:
+                    values = parse_json(line)
+                except ValueError as error:
                     raise ProclipError(f"{where}: not JSON: {error}") from None
                 yield Row(where, values if isinstance(values, dict) else {})
 
@@ -199,22 +216,23 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
+            header = reader.fieldnames or ()
+            if twice := next((name for name in header if header.count(name) > 1), None):
+                raise ProclipError(f"{path}: the column {twice!r} is there twice")
             for cells in reader:
                 where = f"{path}, line {reader.line_num}"
                 if None in cells or None in cells.values():
-                    raise ProclipError(
-                        f"{where}: another number of cells than the {len(reader.fieldnames or ())} columns"
-                    )
+                    raise ProclipError(f"{where}: another number of cells than the {len(header)} columns")
                 yield Row(where, {column: _cell(text) for column, text in cells.items() if text})
         except csv.Error as error:
-            raise ProclipError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+            raise ProclipError(f"{path}, after line {reader.line_num}: not CSV: {error}") from None
 
 
 def _cell(text: str) -> Any:
     if text.startswith("["):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError:
+            return parse_json(text)
+        except ValueError:
             return text
     return text
 
@@ -232,9 +250,12 @@ def _from_parquet(path: Path, path_columns: Sequence[str]) -> RowTable:
         raise ProclipError(f"{path} has no rows")
     names = table.column_names
     name = next((name for name in path_columns if name in names and _is_text(table.schema.field(name).type)), None)
-    if name is None or table.column(name).null_count:
-        row = table.column(name).is_null().index(True).as_py() if name else 0
-        raise ProclipError(f"{path}, row {row + 1}: a row has a {' or '.join(map(repr, path_columns))}")
+    if name is None:
+        found = [f"{field.name} ({field.type})" for field in table.schema]
+        raise ProclipError(_no_picture(str(path), path_columns, found))
+    if table.column(name).null_count:
+        row = table.column(name).is_null().index(True).as_py()
+        raise ProclipError(f"{path}, row {row + 1}: no text in {name!r}, which names the picture")
     files = _as_text(path, name, table.column(name))
     keys = pc.coalesce(_as_text(path, "key", table.column("key")), files) if "key" in names else files
     columns = {n: table.column(n) for n in names if n not in SPECIAL and n != name}

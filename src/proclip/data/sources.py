@@ -21,12 +21,10 @@ from .tar_index import INDEX, OF_CAPTION, open_index, shards_of
 
 JOINED = "joined"
 """Folder, beside the data, of caption columns that were joined to them."""
-FORMS = f"""it must be one of
-    a folder of images with {", ".join(NAMES)}
-    a list of images, {", ".join(LISTS)}, with a column {", ".join(PATH_COLUMNS)}, relative to the list
-    a folder of tar shards, as img2dataset and webdataset write them
-    a folder that datasets' save_to_disk wrote, or one of its parquet files
-    {PREFIX}ID or {PREFIX}ID#SPLIT, a data set of the hub"""
+FORMS = (
+    f"a folder of images with {' or '.join(NAMES)}, a list of images ({', '.join(LISTS)}), a folder of tar shards, a "
+    f"folder that datasets' save_to_disk wrote or of its parquet files, or {PREFIX}ID (docs/data_format.md)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +127,8 @@ def open_sources(path: str, max_pixels: int = MAX_PIXELS) -> list[Source]:
         if is_saved(where) or any(where.rglob("*.parquet")):
             return _hub(path, None, max_pixels)
     if where.exists() and not where.is_dir():
-        raise ProclipError(f"{where} is no dataset: {FORMS}")
-    raise ProclipError(f"no dataset at {where}: {where / NAMES[0]} is missing, and it is nothing else; {FORMS}")
+        raise ProclipError(f"{where} is no dataset, which is {FORMS}")
+    raise ProclipError(f"no dataset at {where}: it must be {FORMS}")
 
 
 def _table(path: Path, folder: Path, path_columns: tuple[str, ...], max_pixels: int) -> Source:

@@ -13,6 +13,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..errors import ProclipError
+from ..files import parse_json
 from .columns import ROWS_A_BATCH, map_table, write_table
 from .images import PICTURES, check_end
+from .metadata import SPECIAL
 
 INDEX = ".proclip-index"
 """Folder of what we write beside data."""
@@ -42,7 +45,7 @@ class Fault(NamedTuple):
     """Something wrong with a shard or a sample of it."""
 
     kind: str
-    """``truncated``, ``damaged``, ``duplicate key``, ``no picture``, ``bad json``, ``bad text``."""
+    """``truncated``, ``damaged``, ``duplicate key``, ``no picture``, ``bad name``, ``bad json``, ``bad text``."""
     key: str
     """Of the sample; of a whole shard its file's name."""
     why: str
@@ -100,7 +103,7 @@ def index_path(shard: Path) -> Path:
 
 def index_folder(
     folder: Path,
-    fields: Sequence[str] = (),
+    fields: Sequence[str] | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ShardAbout]:
@@ -108,7 +111,8 @@ def index_folder(
 
     Args:
         folder: with ``*.tar`` as img2dataset or webdataset write them.
-        fields: fields of the ``.json`` members that become caption columns, beside ``caption`` of ``.txt``.
+        fields: fields of the ``.json`` members that become caption columns, beside ``caption`` of ``.txt``; None for
+            those that were chosen before.
         workers: processes; as many as there are cores if None.
         progress: called with shards done and all shards.
 
@@ -116,7 +120,8 @@ def index_folder(
         what is known of each shard, in the order of their names.
 
     Raises:
-        ProclipError: no such folder or no archive in it. What is wrong inside an archive is counted, not raised.
+        ProclipError: no such folder or no archive in it; an archive that was indexed is gone; no sample of the first
+            shard has a text in one of `fields`. What is wrong inside an archive is counted, not raised.
     """
     if not folder.is_dir():
         raise ProclipError(f"no folder {folder}")
@@ -126,17 +131,52 @@ def index_folder(
         other = sorted(path.name for path in folder.glob("*.tar.*") if path.suffix != ".incomplete")
         hint = f"; {other[0]} cannot be read at any place: unpack it to .tar" if other else ""
         raise ProclipError(f"{folder} holds no tar archives (*.tar){hint}")
+    _check_none_gone(folder, shards)
     (folder / INDEX).mkdir(exist_ok=True)
-    fields = tuple(sorted(set(fields)))
-    todo = [shard for shard in shards if not _is_current(shard, fields)]
+    chosen = _fields_before(shards) if fields is None else tuple(sorted(set(fields)))
+    todo = [shard for shard in shards if not _is_current(shard, chosen)]
+    if todo and fields:
+        _check_fields(shards[0], chosen)
     done = len(shards) - len(todo)
     if progress is not None:
         progress(done, len(shards))
-    for _ in _indexed(todo, fields, min(workers or os.cpu_count() or 1, len(todo))):
+    for _ in _indexed(todo, chosen, min(workers or os.cpu_count() or 1, len(todo))):
         done += 1
         if progress is not None:
             progress(done, len(shards))
     return [read_about(shard) for shard in shards]
+
+
+def _check_none_gone(folder: Path, shards: Sequence[Path]) -> None:
+    stems = {shard.stem for shard in shards}
+    if gone := sorted(path.stem for path in (folder / INDEX).glob("*.arrow") if path.stem not in stems):
+        raise ProclipError(
+            f"{folder}: {gone[0]}.tar is indexed but gone: bring it back, or delete its index in {INDEX}"
+        )
+
+
+def _fields_before(shards: Sequence[Path]) -> tuple[str, ...]:
+    """The fields of the first index that can be read."""
+    for shard in shards:
+        with suppress(ProclipError):
+            return read_about(shard).fields
+    return ()
+
+
+def _check_fields(shard: Path, fields: Sequence[str]) -> None:
+    """Raise `ProclipError` for a field in which no sample of a shard has a text, if any has JSON, or that is taken."""
+    if taken := [field for field in fields if field in SPECIAL]:
+        raise ProclipError(f"--fields: {taken[0]!r} is no caption; {', '.join(SPECIAL)} mean something else")
+    members, _ = _members(shard)
+    known: dict[str, None] = {}
+    with shard.open("rb") as file:
+        for of_sample in members.values():
+            values = _json_member(file.fileno(), "", of_sample, []) if "json" in of_sample else {}
+            known |= dict.fromkeys(name for name, value in values.items() if isinstance(value, str))
+            if known.keys() >= set(fields):
+                return
+    if known and (missing := [field for field in fields if field not in known]):
+        raise ProclipError(f"--fields: no sample of {shard} has a text in {missing[0]!r}, but in {', '.join(known)}")
 
 
 def _indexed(todo: Sequence[Path], fields: tuple[str, ...], workers: int) -> Iterator[None]:
@@ -207,11 +247,7 @@ def open_index(folder: Path) -> tuple[pa.Table, list[Path], list[int]]:
     shards, again = shards_of(folder), f"run  proclip data index {folder}"
     if bare := [shard.name for shard in shards if not index_path(shard).is_file()]:
         raise ProclipError(f"{folder}: {len(bare)} of {len(shards)} shards are not indexed ({bare[0]} ...): {again}")
-    stems = {shard.stem for shard in shards}
-    if gone := sorted(p.stem for p in (folder / INDEX).glob("*.arrow") if p.stem not in stems):
-        raise ProclipError(
-            f"{folder}: {gone[0]}.tar is indexed but gone: bring it back, or delete its index in {INDEX}"
-        )
+    _check_none_gone(folder, shards)
     tables: list[pa.Table] = []
     for shard in shards:
         table = map_table(index_path(shard))
@@ -252,6 +288,9 @@ def _members(shard: Path) -> tuple[dict[str, dict[str, Member]], list[Fault]]:
                 named = re.fullmatch(r"(?:\./)?((?:.*/)?[^./][^.]*)\.([^/]+)", member.name)
                 if not member.isfile() or named is None:
                     continue
+                if (printable := member.name.encode(errors="backslashreplace").decode()) != member.name:
+                    faults.append(Fault("bad name", shard.name, f"{printable} is not UTF-8"))
+                    continue
                 key = f"{shard.stem}/{named[1]}"
                 if member.offset_data + member.size > length:
                     faults.append(Fault("truncated", shard.name, f"{member.name} ends beyond its end"))
@@ -285,7 +324,7 @@ def _texts(file: int, key: str, members: dict[str, Member], fields: Sequence[str
 
 def _json_member(file: int, key: str, members: dict[str, Member], faults: list[Fault]) -> dict[str, Any]:
     try:
-        values = json.loads(_content(file, members["json"]))
+        values = parse_json(_content(file, members["json"]))
     except ValueError as error:
         faults.append(Fault("bad json", key, str(error)))
         return {}

@@ -32,7 +32,7 @@ def data_command(arguments: argparse.Namespace) -> int:
         ProclipError: the data cannot be read, or what is asked for cannot be done.
     """
     if arguments.action == "index":
-        fields = [field for field in arguments.fields.split(",") if field]
+        fields = None if arguments.fields is None else [field for field in arguments.fields.split(",") if field]
         return index_command(arguments.folder, fields, arguments.workers)
     if arguments.action == "check":
         captions = [column for column in arguments.captions.split(",") if column]
@@ -42,17 +42,18 @@ def data_command(arguments: argparse.Namespace) -> int:
     return join_command(arguments.folder, arguments.file, arguments.on, arguments.columns)
 
 
-def index_command(folder: str, fields: Sequence[str], workers: int | None) -> int:
+def index_command(folder: str, fields: Sequence[str] | None, workers: int | None) -> int:
     """Index a folder's shards, and say what was wrong with them."""
     _check_count("--workers", workers)
     with progress("shards", "indexed") as report:
         shards = index_folder(Path(folder), fields, workers, report)
     faults = sum(shard.faults for shard in shards)
-    _say(f"{folder}: {sum(shard.samples for shard in shards):,} samples in {len(shards):,} shards: {folder}/{INDEX}")
+    samples, columns = sum(shard.samples for shard in shards), list(dict.fromkeys(("caption", *shards[0].fields)))
+    _say(f"{folder}: samples: {samples:,}, shards: {len(shards):,}, captions: {', '.join(columns)}; {folder}/{INDEX}")
     if faults:
-        _say(f"{faults:,} faults in the shards; what can be used is indexed, the rest:  proclip data check {folder}")
+        _say(f"faults in the shards: {faults:,}; what can be used is indexed, the rest:  proclip data check {folder}")
     if waiting := unfinished(Path(folder)):
-        _say(f"{len(waiting):,} shards look unfinished, such as {waiting[0]}: index again when they are whole")
+        _say(f"shards that look unfinished: {len(waiting):,}, such as {waiting[0]}: index again when they are whole")
     return 0
 
 
