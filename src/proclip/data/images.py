@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,7 @@ from PIL.Image import open as open_image
 from ..errors import ProclipError
 from ..models.image_files import decode_image, read_image
 from .pictures import FilePicture, Picture
-
-PICTURES = ("webp", "png", "jpg", "jpeg")
-"""Extensions of pictures in tar archives."""
+from .tar_members import PICTURES, CutShort, Member, members_of
 
 
 class ImageSource(Protocol):
@@ -78,19 +75,12 @@ class ImageFiles(SampleImages):
         self.paths = paths
 
 
-class _Member(NamedTuple):
-    """Where the content of an archive's member lies, bytes."""
-
-    offset: int
-    size: int
-
-
 class _Sample(NamedTuple):
     """A sample of an archive."""
 
     path: Path
     name: str
-    members: dict[str, _Member]
+    members: dict[str, Member]
 
     @property
     def picture(self) -> str | None:
@@ -168,37 +158,23 @@ class TarImages:
         return self._samples[key]
 
 
-def _index(path: Path) -> dict[str, dict[str, _Member]]:
+def _index(path: Path) -> dict[str, dict[str, Member]]:
     """Members of an archive by sample and extension."""
-    samples: dict[str, dict[str, _Member]] = {}
+    samples: dict[str, dict[str, Member]] = {}
     try:
-        length = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.offset_data + member.size > length:
-                    raise ProclipError(f"{path} is cut short: {member.name} ends beyond it")
-                named = re.fullmatch(r"((?:.*/)?[^./][^.]*)\.([^/]+)", member.name)
-                if not member.isfile() or named is None:
-                    continue
-                members, extension = samples.setdefault(named[1], {}), named[2].lower()
-                if extension in members:
-                    raise ProclipError(f"{path} has the member {member.name} twice")
-                members[extension] = _Member(member.offset_data, member.size)
-            check_end(path, archive.offset)
+        for member in members_of(path):
+            of_sample = samples.setdefault(member.sample, {})
+            if member.extension in of_sample:
+                raise ProclipError(f"{path} has the member {member.name} twice")
+            of_sample[member.extension] = member
     except FileNotFoundError:
         raise ProclipError(f"{path} is missing") from None
+    except CutShort as error:
+        raise ProclipError(f"{path} is cut short: {error}") from None
     except (tarfile.TarError, OSError) as error:
         last = f" after {list(samples)[-1]}" if samples else ""
         raise ProclipError(f"{path} is not a whole tar archive{last}: {error}") from None
     return samples
-
-
-def check_end(path: Path, offset: int) -> None:
-    """Raise `tarfile.ReadError` unless the archive ends where tarfile stopped, which a damaged header too makes it."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        if any(file.read(tarfile.BLOCKSIZE)):
-            raise tarfile.ReadError(f"no member's header at byte {offset}")
 
 
 @final

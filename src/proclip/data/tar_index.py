@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,8 +23,8 @@ import pyarrow as pa
 from ..errors import ProclipError
 from ..files import parse_json
 from .columns import ROWS_A_BATCH, map_table, write_table
-from .images import PICTURES, check_end
 from .metadata import SPECIAL
+from .tar_members import PICTURES, CutShort, Member, members_of
 
 INDEX = ".proclip-index"
 """Folder of what we write beside data."""
@@ -50,14 +49,6 @@ class Fault(NamedTuple):
     """Of the sample; of a whole shard its file's name."""
     why: str
     """What was found."""
-
-
-class Member(NamedTuple):
-    """Where a member's content lies, bytes."""
-
-    name: str
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -278,30 +269,23 @@ def scan(shard: Path, fields: Sequence[str]) -> tuple[list[dict[str, Any]], list
 
 
 def _members(shard: Path) -> tuple[dict[str, dict[str, Member]], list[Fault]]:
-    """Members by the part of their name before the first dot, folders included, and by extension."""
+    """Members by sample and by extension."""
     samples: dict[str, dict[str, Member]] = {}
     faults: list[Fault] = []
-    length = shard.stat().st_size
     try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                named = re.fullmatch(r"(?:\./)?((?:.*/)?[^./][^.]*)\.([^/]+)", member.name)
-                if not member.isfile() or named is None:
-                    continue
-                if (printable := member.name.encode(errors="backslashreplace").decode()) != member.name:
-                    faults.append(Fault("bad name", shard.name, f"{printable} is not UTF-8"))
-                    continue
-                key = f"{shard.stem}/{named[1]}"
-                if member.offset_data + member.size > length:
-                    faults.append(Fault("truncated", shard.name, f"{member.name} ends beyond its end"))
-                    samples.pop(named[1], None)
-                    return samples, faults
-                members, extension = samples.setdefault(named[1], {}), named[2].lower()
-                if extension in members:
-                    faults.append(Fault("duplicate key", key, f"a second {member.name}; the first is kept"))
-                    continue
-                members[extension] = Member(member.name, member.offset_data, member.size)
-            check_end(shard, archive.offset)
+        for member in members_of(shard):
+            if (printable := member.name.encode(errors="backslashreplace").decode()) != member.name:
+                faults.append(Fault("bad name", shard.name, f"{printable} is not UTF-8"))
+                continue
+            of_sample = samples.setdefault(member.sample, {})
+            if member.extension in of_sample:
+                why = f"a second {member.name}; the first is kept"
+                faults.append(Fault("duplicate key", f"{shard.stem}/{member.sample}", why))
+                continue
+            of_sample[member.extension] = member
+    except CutShort as error:
+        faults.append(Fault("truncated", shard.name, str(error)))
+        samples.pop(error.sample or "", None)
     except (tarfile.TarError, OSError) as error:
         faults.append(Fault("damaged", shard.name, f"after {len(samples):,} samples: {error}"))
     return samples, faults

@@ -220,9 +220,9 @@ def test_tar_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", members)
     write_tar(tmp_path / "1.tar", [("bad.png", b"no picture")])
     images = TarImages({"0": tmp_path / "0.tar", "1": tmp_path / "1.tar"})
-    assert images.samples == ["0/./a.b/x", "0/y", "1/bad"]
-    assert images.open("0/./a.b/x").size == (8, 6)
-    assert images.content("0/./a.b/x", "seg.png") == b"?"
+    assert images.samples == ["0/a.b/x", "0/y", "1/bad"]
+    assert images.open("0/a.b/x").size == (8, 6)
+    assert images.content("0/a.b/x", "seg.png") == b"?"
     assert images.missing(["0/y", "1/bad", "2/z"]) == ["0/y", "2/z"]
     for key, message in {
         "0/y": r"0\.tar: sample 'y' has no picture",

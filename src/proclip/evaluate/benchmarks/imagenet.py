@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.images import PICTURES, ImageFiles
+from ...data.images import ImageFiles
+from ...data.tar_members import PICTURES
 from ...errors import ProclipError
 from ..benchmark import some
 from .prompts import CLASSNAMES, IMAGENET_TEMPLATES, TEMPLATES, read_templates, text_lines
