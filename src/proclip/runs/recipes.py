@@ -126,11 +126,16 @@ def environment() -> dict[str, object]:
 
 
 def _commit() -> str | None:
+    """The commit, and whether files other than results differ from it."""
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results"]
+    commit, changed = _git("rev-parse", "--short", "HEAD"), _git(*changes)
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(*arguments: str) -> str | None:
     where = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
