@@ -191,7 +191,9 @@ def test_bad_input_is_one_clear_line(
     assert "run  proclip embed" in fails("train", str(recipe), *out)
     assert "no caption column 'name_fr'" in fails("embed", str(recipe), "--set", "tune.captions=['name_fr']")
     assert "no rows of split 'x'; splits: align" in fails("embed", str(recipe), "--set", "tune.split=x")
-    assert "it must be a folder of images with metadata.jsonl" in fails("embed", str(recipe), "--set", f"data.dataset={tmp_path}")
+    assert "it must be a folder of images with metadata.jsonl" in fails(
+        "embed", str(recipe), "--set", f"data.dataset={tmp_path}"
+    )
     assert main(["embed", str(recipe)]) == 0
     assert "layer: want 0, have 1" in fails(
         "train", str(recipe), "--set", "embedder.layer=0", "--out", str(tmp_path / "r1")
