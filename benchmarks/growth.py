@@ -1,6 +1,6 @@
 """Ten times the data: not more than ten times the time, and no more memory?
 
-    python benchmarks/growth.py            # a quarter of an hour on two cores
+    python benchmarks/growth.py            # half an hour on two cores
 
 Each part runs at a size and at ten times it, in processes of their own, in turn. Small models, so that it is the data
 that shows: mini-clip, an LLM width of 576. Memory is the most that a process took beyond its imports; pages of

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_embedder import FakeEmbedder, vector
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from proclip.data import embed_plan
 from proclip.data.store import EmbeddingStore, StoreWriter
 from proclip.data.store_folder import lock
+from proclip.data.store_format import Manifest
 from proclip.embed import embed_captions
 from proclip.errors import ProclipError
 
@@ -253,3 +255,9 @@ def test_a_disk_that_is_too_small_is_noticed_first(tmp_path: Path, monkeypatch: 
     with pytest.raises(ProclipError, match=r"0\.0 GB are free: make room"):
         embed_captions(ROWS, embedder := FakeEmbedder(), tmp_path / "s")
     assert embedder.seen == []
+
+
+def test_lines_of_what_is_done_that_are_no_range_count_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / f"{embed_plan.DONE}0").write_text("0 2;\n\x00\x00;\n7;\n5 6;\n8 9")  # damaged, and one cut off
+    plan = embed_plan.Plan(tmp_path, Manifest(identity={}, dim=1, dtype="float32"), np.arange(10), 0, 10)
+    assert np.flatnonzero(plan.done()).tolist() == [0, 1, 5]

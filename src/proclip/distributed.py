@@ -134,7 +134,7 @@ def launched() -> Iterator[None]:
 def _misses_another(error: Exception) -> bool:
     """Whether it is what gloo, NCCL or their store say when a connection has ended."""
     ours = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-    return ours and any(word in str(error).lower() for word in ("connection", "closed", "reset", "remote process"))
+    return ours and any(word in str(error).lower() for word in ("connection", "recv", "remote process"))
 
 
 def _own_gpu() -> torch.device | None:

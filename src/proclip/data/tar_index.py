@@ -122,7 +122,7 @@ def index_folder(
         other = sorted(path.name for path in folder.glob("*.tar.*") if path.suffix != ".incomplete")
         hint = f"; {other[0]} cannot be read at any place: unpack it to .tar" if other else ""
         raise ProclipError(f"{folder} holds no tar archives (*.tar){hint}")
-    _check_none_gone(folder, shards)
+    _check_none_gone(folder)
     (folder / INDEX).mkdir(exist_ok=True)
     chosen = _fields_before(shards) if fields is None else tuple(sorted(set(fields)))
     todo = [shard for shard in shards if not _is_current(shard, chosen)]
@@ -138,8 +138,8 @@ def index_folder(
     return [read_about(shard) for shard in shards]
 
 
-def _check_none_gone(folder: Path, shards: Sequence[Path]) -> None:
-    stems = {shard.stem for shard in shards}
+def _check_none_gone(folder: Path) -> None:
+    stems = {shard.stem for shard in shards_of(folder)}
     if gone := sorted(path.stem for path in (folder / INDEX).glob("*.arrow") if path.stem not in stems):
         raise ProclipError(
             f"{folder}: {gone[0]}.tar is indexed but gone: bring it back, or delete its index in {INDEX}"
@@ -159,14 +159,14 @@ def _check_fields(shard: Path, fields: Sequence[str]) -> None:
     if taken := [field for field in fields if field in SPECIAL]:
         raise ProclipError(f"--fields: {taken[0]!r} is no caption; {', '.join(SPECIAL)} mean something else")
     members, _ = _members(shard)
-    known: dict[str, None] = {}
+    known: dict[str, None] = {CAPTION: None}  # of the .txt, if not of the .json
     with shard.open("rb") as file:
         for of_sample in members.values():
             values = _json_member(file.fileno(), "", of_sample, []) if "json" in of_sample else {}
             known |= dict.fromkeys(name for name, value in values.items() if isinstance(value, str))
             if known.keys() >= set(fields):
                 return
-    if known and (missing := [field for field in fields if field not in known]):
+    if len(known) > 1 and (missing := [field for field in fields if field not in known]):
         raise ProclipError(f"--fields: no sample of {shard} has a text in {missing[0]!r}, but in {', '.join(known)}")
 
 
@@ -238,7 +238,7 @@ def open_index(folder: Path) -> tuple[pa.Table, list[Path], list[int]]:
     shards, again = shards_of(folder), f"run  proclip data index {folder}"
     if bare := [shard.name for shard in shards if not index_path(shard).is_file()]:
         raise ProclipError(f"{folder}: {len(bare)} of {len(shards)} shards are not indexed ({bare[0]} ...): {again}")
-    _check_none_gone(folder, shards)
+    _check_none_gone(folder)
     tables: list[pa.Table] = []
     for shard in shards:
         table = map_table(index_path(shard))
