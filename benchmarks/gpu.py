@@ -7,8 +7,8 @@ Random weights, bfloat16; batches in the device's memory where nothing else is s
 of 8,192 x 8,192 in bfloat16, measured here. Parts:
 
 - stage2: our step with the EMA teacher and without one; and open_clip's own step of the same CLIP (its model and its
-  loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported.
-  Memory is what a way adds to the device, from its weights to the peak of its second step.
+  loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported. Both
+  also through torch.compile. Memory is what a way adds to the device, from its weights to the peak of its second step.
 - stage1: the adapter's training step from stores on disk, against that of one batch in the device's memory; and the
   latter against its products of matrices alone.
 - embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host.
@@ -21,6 +21,7 @@ import gc
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -47,10 +48,10 @@ from proclip.train.loop import to_device
 from proclip.train.stages import ImageTextTuning
 
 BF16 = OptimConfig(autocast="bfloat16")
+COMPILED = ", compiled"
 VARIANTS: dict[str, dict[str, Any]] = {
     "EMA teacher": {},
-    "EMA teacher, compiled": {"image": ImageTuningConfig(compile=True)},
-    "EMA teacher, every 2nd picture": {"teacher_stride": 2},
+    "EMA teacher of every 4th picture": {"teacher_stride": 4},
     "no teacher": {"distillation_weight": 0.0},
 }
 """Of our stage 2: what differs from the defaults."""
@@ -96,12 +97,14 @@ class Part:
         """Make a way, run it twice and add the memory of the device that it took."""
         if self.device != "cuda":
             return make()
-        before = torch.cuda.memory_allocated()
+        before, start = torch.cuda.memory_allocated(), time.perf_counter()
         torch.cuda.reset_peak_memory_stats()
         way = make()
         for _ in range(2):
             way()
+        torch.cuda.synchronize()
         self.add(f"{what}: memory", [(torch.cuda.max_memory_allocated() - before) / GIB], "GiB")
+        self.details.setdefault("seconds_to_second_step", {})[what] = time.perf_counter() - start
         return way
 
 
@@ -127,13 +130,14 @@ def imports_open_clip(part: Part) -> bool:
     return True
 
 
-def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Callable[[], object]:
+def open_clip_step(name: str, batch: int, device: str, lock_text: bool, compiled: bool) -> Callable[[], object]:
     """The training step of open_clip: both towers, its loss, bfloat16 autocast, AdamW."""
     import open_clip
 
     model = open_clip.create_model(OPEN_CLIP[name], device=device)
     if lock_text:
         model.lock_text_tower(unlocked_layers=0)
+    run = torch.compile(model) if compiled else model
     loss_of = open_clip.ClipLoss(cache_labels=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
@@ -143,7 +147,7 @@ def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Calla
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16):
-            image_features, text_features, scale = model(images, texts)[:3]
+            image_features, text_features, scale = run(images, texts)[:3]
             loss = loss_of(image_features, text_features, scale)
         loss.backward()
         optimizer.step()
@@ -156,24 +160,30 @@ def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Calla
 def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
     """Images a second of our step and of open_clip's; the EMA teacher's price."""
     title = f"stage 2, {name}, batch {batch}"
-    ways: dict[str, Callable[[], object]] = {}
-    for what, changes in VARIANTS.items():
-        make = partial(our_stage2, name, batch, llm_dim, part.device, changes)
-        ways[what] = part.made(f"{title}, {what}", make)
-    if name in OPEN_CLIP and imports_open_clip(part):
-        for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
-            ways[what] = part.made(f"{title}, {what}", partial(open_clip_step, name, batch, part.device, lock))
+    made: dict[str, Callable[[], Callable[[], object]]] = {}
+    for end, compiled in (("", False), (COMPILED, True)):
+        for what, changes in VARIANTS.items():
+            image = ImageTuningConfig(compile=compiled)
+            made[what + end] = partial(our_stage2, name, batch, llm_dim, part.device, {**changes, "image": image})
+        if name in OPEN_CLIP and imports_open_clip(part):
+            made["open_clip" + end] = partial(open_clip_step, name, batch, part.device, False, compiled)
+            made["open_clip, text tower locked" + end] = partial(
+                open_clip_step, name, batch, part.device, True, compiled
+            )
+    ways = {what: part.made(f"{title}, {what}", make) for what, make in made.items()}
     needed = {what: operations(way) for what, way in ways.items()}
     turns, peak = part.in_turn(ways)
     for what in ways:
-        aim = "at least 45 % of it" if name == "ViT-L/14" and what == "EMA teacher" else ""
+        aim = "at least 45 % of it" if name == "ViT-L/14" and what.startswith("EMA teacher") else ""
         limit = ("images/s at the rate of a product of matrices", batch * peak / needed[what])
         part.add(f"{title}, {what}", turns.rate(what, batch), "images/s", limit, aim)
-    for what in list(VARIANTS)[:-1]:
-        price = [100 * (ratio - 1) for ratio in turns.ratio(what, "no teacher")]
-        part.add(f"{title}: price of {what}", price, "%", aim="at most 20")
-    if "open_clip" in ways:
-        part.add(f"{title}: ours over open_clip's step", turns.ratio("open_clip", "EMA teacher"), "x")
+    for end in ("", COMPILED):
+        for what in list(VARIANTS)[:-1]:
+            price = [100 * (ratio - 1) for ratio in turns.ratio(what + end, "no teacher" + end)]
+            part.add(f"{title}: price of {what}{end}", price, "%", aim="at most 20")
+        if "open_clip" in ways:
+            ratio = turns.ratio("open_clip" + end, "EMA teacher" + end)
+            part.add(f"{title}: ours over open_clip's step{end}", ratio, "x")
     part.details[title] = {"batch": batch, "gflop": {k: v / 1e9 for k, v in needed.items()},
                                         "turns": turns.values()}  # fmt: skip
     if part.options.profile:
@@ -181,7 +191,8 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
 
 
 def free() -> None:
-    """Give back the device's memory of ways that are done."""
+    """Give back the device's memory of ways that are done, and forget their compiled code."""
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -259,17 +270,20 @@ def main() -> None:
     part.add("product of matrices, bfloat16", [r / 1e12 for r in turns.rate("matmul", part.in_product)], "TFLOP/s")
     part.add("copy in the device's memory", [r / 1e9 for r in turns.rate("copy", moved)], "GB/s")
     del copy
-    if "stage2" in options.parts:
-        for name in ["tiny"] if part.small else options.clips:
-            stage2(part, name, options.batch or BATCHES.get(name, 4), 32 if part.small else 1024)
-            free()
+    questions: list[Callable[[], None]] = []
+    if "embed" in options.parts:
+        questions.append(partial(embed, part, SMALL_QWEN if part.small else QWEN, 16 if part.small else 8192))
     if "stage1" in options.parts:
         for llm_dim, batch in [(32, 8)] if part.small else [(1024, 1024), (4096, 1024), (4096, 8192)]:
-            stage1(part, llm_dim, batch, 2 if part.small else 20)
-            free()
-    if "embed" in options.parts:
-        embed(part, SMALL_QWEN if part.small else QWEN, 16 if part.small else 16_384)
-    write(options, __doc__, part.figures, {"cores": os.cpu_count(), **part.details})
+            questions.append(partial(stage1, part, llm_dim, batch, 2 if part.small else 20))
+    if "stage2" in options.parts:
+        for name in ["tiny"] if part.small else options.clips:
+            batch = options.batch or BATCHES.get(name, 8)
+            questions.append(partial(stage2, part, name, batch, 32 if part.small else 1024))
+    for question in questions:
+        question()
+        free()
+        write(options, __doc__, part.figures, {"cores": os.cpu_count(), **part.details})
 
 
 if __name__ == "__main__":
