@@ -7,8 +7,9 @@ Random weights, bfloat16; batches in the device's memory where nothing else is s
 of 8,192 x 8,192 in bfloat16, measured here. Parts:
 
 - stage2: our step with the EMA teacher and without one; and open_clip's own step of the same CLIP (its model and its
-  loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported. Both
-  also through torch.compile. Memory is what a way adds to the device, from its weights to the peak of its second step.
+  loss, bfloat16 autocast, AdamW), of both towers and with the text tower locked, where open_clip can be imported.
+  And ours through torch.compile. Memory is what a way adds to the device, from its weights to the peak of its second
+  step.
 - stage1: the adapter's training step from stores on disk, against that of one batch in the device's memory; and the
   latter against its products of matrices alone.
 - embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host.
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from itertools import repeat
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ from proclip.train.loop import to_device
 from proclip.train.stages import ImageTextTuning
 
 BF16 = OptimConfig(autocast="bfloat16")
-COMPILED = ", compiled"
+EMA, STRIDE, BARE = "EMA teacher", "EMA teacher of every 4th picture", "no teacher"
+PLAIN, COMPILED = "EMA teacher, not compiled", {"image": ImageTuningConfig(compile=True)}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "EMA teacher": {},
-    "EMA teacher of every 4th picture": {"teacher_stride": 4},
-    "no teacher": {"distillation_weight": 0.0},
+    EMA: {},
+    STRIDE: {"teacher_stride": 4},
+    BARE: {"distillation_weight": 0.0},
 }
 """Of our stage 2: what differs from the defaults."""
 OPEN_CLIP = {"ViT-B/16": "ViT-B-16", "ViT-L/14": "ViT-L-14"}
@@ -130,14 +132,13 @@ def imports_open_clip(part: Part) -> bool:
     return True
 
 
-def open_clip_step(name: str, batch: int, device: str, lock_text: bool, compiled: bool) -> Callable[[], object]:
+def open_clip_step(name: str, batch: int, device: str, lock_text: bool) -> Callable[[], object]:
     """The training step of open_clip: both towers, its loss, bfloat16 autocast, AdamW."""
     import open_clip
 
     model = open_clip.create_model(OPEN_CLIP[name], device=device)
     if lock_text:
         model.lock_text_tower(unlocked_layers=0)
-    run = torch.compile(model) if compiled else model
     loss_of = open_clip.ClipLoss(cache_labels=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
@@ -147,7 +148,7 @@ def open_clip_step(name: str, batch: int, device: str, lock_text: bool, compiled
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16):
-            image_features, text_features, scale = run(images, texts)[:3]
+            image_features, text_features, scale = model(images, texts)[:3]
             loss = loss_of(image_features, text_features, scale)
         loss.backward()
         optimizer.step()
@@ -157,37 +158,37 @@ def open_clip_step(name: str, batch: int, device: str, lock_text: bool, compiled
     return step
 
 
-def stage2(part: Part, name: str, batch: int, llm_dim: int) -> None:
-    """Images a second of our step and of open_clip's; the EMA teacher's price."""
-    title = f"stage 2, {name}, batch {batch}"
-    made: dict[str, Callable[[], Callable[[], object]]] = {}
-    for end, compiled in (("", False), (COMPILED, True)):
-        for what, changes in VARIANTS.items():
-            image = ImageTuningConfig(compile=compiled)
-            made[what + end] = partial(our_stage2, name, batch, llm_dim, part.device, {**changes, "image": image})
-        if name in OPEN_CLIP and imports_open_clip(part):
-            made["open_clip" + end] = partial(open_clip_step, name, batch, part.device, False, compiled)
-            made["open_clip, text tower locked" + end] = partial(
-                open_clip_step, name, batch, part.device, True, compiled
-            )
+def stage2(part: Part, name: str, batch: int, llm_dim: int, compiled: bool) -> None:
+    """Images a second of our step and of open_clip's, and the EMA teacher's price; or of ours compiled and not."""
+    title = f"stage 2, {name}, batch {batch}" + (", compiled" if compiled else "")
+    variants = {PLAIN: {}, EMA: COMPILED, BARE: {**VARIANTS[BARE], **COMPILED}} if compiled else VARIANTS
+    made: dict[str, Callable[[], Callable[[], object]]] = {
+        what: partial(our_stage2, name, batch, llm_dim, part.device, changes) for what, changes in variants.items()
+    }
+    if not compiled and name in OPEN_CLIP and imports_open_clip(part):
+        for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
+            made[what] = partial(open_clip_step, name, batch, part.device, lock)
     ways = {what: part.made(f"{title}, {what}", make) for what, make in made.items()}
     needed = {what: operations(way) for what, way in ways.items()}
     turns, peak = part.in_turn(ways)
     for what in ways:
-        aim = "at least 45 % of it" if name == "ViT-L/14" and what.startswith("EMA teacher") else ""
+        aim = "at least 45 % of it" if name == "ViT-L/14" and what == EMA else ""
         limit = ("images/s at the rate of a product of matrices", batch * peak / needed[what])
         part.add(f"{title}, {what}", turns.rate(what, batch), "images/s", limit, aim)
-    for end in ("", COMPILED):
-        for what in list(VARIANTS)[:-1]:
-            price = [100 * (ratio - 1) for ratio in turns.ratio(what + end, "no teacher" + end)]
-            part.add(f"{title}: price of {what}{end}", price, "%", aim="at most 20")
-        if "open_clip" in ways:
-            ratio = turns.ratio("open_clip" + end, "EMA teacher" + end)
-            part.add(f"{title}: ours over open_clip's step{end}", ratio, "x")
-    part.details[title] = {"batch": batch, "gflop": {k: v / 1e9 for k, v in needed.items()},
-                                        "turns": turns.values()}  # fmt: skip
+    for what in (EMA,) if compiled else (EMA, STRIDE):
+        price = [100 * (ratio - 1) for ratio in turns.ratio(what, BARE)]
+        part.add(f"{title}: price of {what}", price, "%", aim="at most 20")
+    if compiled:
+        part.add(f"{title}: over not compiled", turns.ratio(PLAIN, EMA), "x")
+    if "open_clip" in ways:
+        part.add(f"{title}: ours over open_clip's step", turns.ratio("open_clip", EMA), "x")
+    part.details[title] = {
+        "batch": batch,
+        "gflop": {k: v / 1e9 for k, v in needed.items()},
+        "turns": turns.values(),
+    }
     if part.options.profile:
-        print_profile(ways["EMA teacher"])
+        print_profile(ways[EMA])
 
 
 def free() -> None:
@@ -248,6 +249,8 @@ def embed(part: Part, shape: Mapping[str, Any], texts: int) -> None:
     limit = ("tokens/s at the rate of a product of matrices", peak / (2 * weights * shape["num_hidden_layers"]))
     part.add("embed, LLM of Qwen3-0.6B's shape", turns.rate("encode", tokens), "tokens/s", limit)
     part.details["embed"] = {"texts": texts, "tokens": tokens, "turns": turns.values()}
+    if part.options.profile:
+        print_profile(lambda: embedder.encode(captions[:1024]))
 
 
 def extend(parser: argparse.ArgumentParser) -> None:
@@ -277,9 +280,9 @@ def main() -> None:
         for llm_dim, batch in [(32, 8)] if part.small else [(1024, 1024), (4096, 1024), (4096, 8192)]:
             questions.append(partial(stage1, part, llm_dim, batch, 2 if part.small else 20))
     if "stage2" in options.parts:
-        for name in ["tiny"] if part.small else options.clips:
+        for compiled, name in product((False, True), ["tiny"] if part.small else options.clips):
             batch = options.batch or BATCHES.get(name, 8)
-            questions.append(partial(stage2, part, name, batch, 32 if part.small else 1024))
+            questions.append(partial(stage2, part, name, batch, 32 if part.small else 1024, compiled))
     for question in questions:
         question()
         free()

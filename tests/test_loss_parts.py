@@ -119,12 +119,29 @@ def test_gradcheck_of_a_part(name: str) -> None:
     assert torch.autograd.gradcheck(lambda *x: LOSSES[name](*x, slice(2, 6)), (one, teacher, scale))
 
 
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("name", ["square", "smooth L1"])
 @pytest.mark.parametrize("rows", [None, slice(2, 10)])
-def test_chunks_change_nothing(rows: slice | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = value_and_gradients(LOSSES["square"], [rows])
-    monkeypatch.setattr(losses, "CHUNK", 3)
-    for one, other in zip(value_and_gradients(LOSSES["square"], [rows]), wanted, strict=True):
+def test_chunks_change_nothing(rows: slice | None, name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = value_and_gradients(LOSSES[name], [rows])
+    monkeypatch.setattr(losses, "CHUNK", size)
+    for one, other in zip(value_and_gradients(LOSSES[name], [rows]), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+def test_of_the_whole_every_distance_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between chunks; within one both of a pair's are."""
+    found, real = [], losses._distances
+
+    def distances(embeds: Tensor, chunk: slice, others: slice) -> Tensor:
+        found.append((chunk, others))
+        return real(embeds, chunk, others)
+
+    monkeypatch.setattr(losses, "CHUNK", 3)
+    monkeypatch.setattr(losses, "_distances", distances)
+    LOSSES["square"](*embeds(7, D), None)
+    student = [(slice(start, min(start + 3, 7)), slice(start, 7)) for start in (0, 3, 6)]
+    assert found == [place for place in student for _ in ("student", "teacher")]
 
 
 def test_float32_distances_are_as_exact_as_subtraction() -> None:
@@ -133,7 +150,7 @@ def test_float32_distances_are_as_exact_as_subtraction() -> None:
     far = F.normalize(torch.randn(8, 64, generator=generator), dim=-1)
     steps = torch.logspace(-5, 0, 8)[:, None] * torch.randn(8, 64, generator=generator) / 8
     student = torch.cat([far, F.normalize(far + steps, dim=-1)])
-    found = losses._distances(student.double(), slice(0, 16))
+    found = losses._distances(student.double(), slice(0, 16), slice(0, 16))
     wanted = (student.double()[:, None] - student.double()[None, :]).norm(dim=-1)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0.0)
 

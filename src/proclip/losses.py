@@ -284,32 +284,39 @@ class _StructureSum(torch.autograd.Function):
 
     The gradient is found along with the value, so that no matrix of distances outlives its chunk: with w_ij the
     derivative by the student's distance over that distance, and 0 where it is 0, it is ``sum_j w_ij (s_i - s_j)`` for
-    s_i and its opposite for every s_j; each is a product of matrices.
+    s_i and its opposite for every s_j; each is a product of matrices. Where the part is the whole, a chunk leaves out
+    the rows before it, whose pairs with it are done: half the distances are found, and each stands for two.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, part: slice, form: str) -> Tensor:
         total = student.new_zeros(())
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
-        whole = part.stop - part.start == len(student)
+        batch = len(student)
+        whole = part.stop - part.start == batch
         exact_student, exact_teacher = student.double(), teacher.double()
         with torch.autocast(student.device.type, enabled=False):
             for start in range(part.start, part.stop, CHUNK):
                 chunk = slice(start, min(start + CHUNK, part.stop))
-                distances = _distances(exact_student, chunk).to(student.dtype)
-                difference = distances - _distances(exact_teacher, chunk).to(student.dtype)
+                others = slice(start, batch) if whole else slice(0, batch)
+                distances = _distances(exact_student, chunk, others).to(student.dtype)
+                difference = distances - _distances(exact_teacher, chunk, others).to(student.dtype)
                 if form == "square":
-                    total += difference.square().sum() / 2
-                    slope = difference
+                    values, slope = difference.square(), difference
                 else:  # smooth L1 with beta 1: x^2 / 2 while |x| < 1, else |x| - 1/2
-                    total += F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum") / 2
+                    values = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
                     slope = difference.clamp_(-1.0, 1.0).div_(2)
+                twice = chunk.stop - chunk.start if whole else batch  # columns where a pair is met from both its rows
+                total += values[:, :twice].sum() / 2 + values[:, twice:].sum()
                 if gradient is not None:
                     weights = slope.div_(distances).masked_fill_(distances == 0, 0.0)
-                    own = weights.sum(1, keepdim=True) * student[chunk] - weights @ student
-                    gradient[chunk] += 2 * own if whole else own  # of the whole the other half is the same, by symmetry
-                    if not whole:
-                        gradient += weights.sum(0)[:, None] * student - weights.T @ student[chunk]
+                    gradient[chunk] += weights.sum(1, keepdim=True) * student[chunk] - weights @ student[others]
+                    if (first := twice if whole else 0) < weights.shape[1]:
+                        weights = weights[:, first:]
+                        rest = slice(others.start + first, batch)
+                        gradient[rest] += weights.sum(0)[:, None] * student[rest] - weights.T @ student[chunk]
+        if gradient is not None and whole:
+            gradient *= 2
         ctx.save_for_backward(gradient)
         return total
 
@@ -320,15 +327,15 @@ class _StructureSum(torch.autograd.Function):
         return grad * gradient, None, None, None
 
 
-def _distances(embeds: Tensor, chunk: slice) -> Tensor:
-    """Euclidean distances of a chunk of rows to all rows: [n, d] float64 -> [m, n].
+def _distances(embeds: Tensor, chunk: slice, others: slice) -> Tensor:
+    """Euclidean distances of a chunk of rows to others that it is among: [n, d] float64 -> [m, k].
 
     From the products of float64, whose rounding is far below what float32 tells apart: near rows keep their distance,
     as when they are subtracted first, at the price of a product of matrices. Equal rows are at distance 0 exactly.
     """
     lengths = embeds.square().sum(dim=1)
-    sums = lengths[chunk, None] + lengths
-    squares = torch.addmm(sums, embeds[chunk], embeds.T, alpha=-2)
+    sums = lengths[chunk, None] + lengths[others]
+    squares = torch.addmm(sums, embeds[chunk], embeds[others].T, alpha=-2)
     squares.masked_fill_(squares <= EQUAL * sums, 0.0)
-    squares.diagonal(chunk.start).zero_()
+    squares.diagonal(chunk.start - others.start).zero_()
     return squares.sqrt_()
