@@ -18,13 +18,13 @@ DECODE_THREADS = min(16, os.cpu_count() or 1)
 AHEAD = 2
 
 
-def ahead(items: Iterator[T], make: Make[T, B], count: int = AHEAD) -> Iterator[B]:
-    """Start the work of the next `count` batches while the present one is used."""
+def ahead(items: Iterator[T], make: Make[T, B]) -> Iterator[B]:
+    """Start the work of the next batches while the present one is used."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         waiting: deque[Callable[[], B]] = deque()
         for item in items:
             waiting.append(make(item, pool))
-            if len(waiting) > count:
+            if len(waiting) > AHEAD:
                 yield waiting.popleft()()
         while waiting:
             yield waiting.popleft()()

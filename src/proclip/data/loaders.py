@@ -21,7 +21,7 @@ from ..errors import ProclipError
 from ..models.preprocess import ImagePreprocess
 from ..models.towers import TextTokenizer
 from ..seeding import derive_seed
-from .ahead import AHEAD, DECODE_THREADS, ahead, in_parts
+from .ahead import ahead, in_parts
 from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .columns import batched
 from .dataset import Samples, check_captions
@@ -110,7 +110,7 @@ class DistillBatches:
         def make(places: range, pool: ThreadPoolExecutor) -> Callable[[], DistillBatch]:
             return pool.submit(self._batch, order, places).result
 
-        return ahead(self._order.places(start), make, max(AHEAD, DECODE_THREADS // 2))  # one thread a batch
+        return ahead(self._order.places(start), make)
 
     def _batch(self, order: Pass, places: range) -> DistillBatch:
         items, _ = order.at(np.asarray(places))
