@@ -21,6 +21,7 @@ COMMANDS = {
     "store_quality": "store.py --quality",
     "serve_large": "serve.py --large",
     "teacher_price": "teacher_price.py --quality",
+    "gpu_stage2": "gpu.py --parts stage2",
 }
 """Of what is not a script's run without options."""
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

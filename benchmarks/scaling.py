@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py
 
-Nothing here is timed. Rates that a table needs are the rate of a product of matrices, of which a share is reached; both
-stand in the page. Letters: b pairs on each GPU, w GPUs, n = w b, d width of the shared space, h of the LLM, P trained
+Nothing here is timed. Rates that a table needs are the maker's rate of a product of matrices, of which a share was
+measured; both stand in the page. Letters: b pairs on each GPU, w GPUs, n = w b, d width of the shared space, h of the LLM, P trained
 numbers.
 """
 
@@ -18,8 +18,11 @@ from proclip.files import write_atomically
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PEAK, SHARE = 989e12, 0.45
-"""bfloat16 operations a second of an H100 SXM as its maker says, and the share of it that is aimed at."""
+PEAK = 989e12
+"""bfloat16 operations a second of an H100 SXM as its maker says."""
+EMBED, STAGE1, STAGE2 = 0.13, 0.24, 0.28
+"""Shares of it that were measured (benchmarks/results/gpu.json, gpu_stage2.json): an LLM of 0.6B; stage 1 from stores at
+h = 4,096 and b = 8,192; stage 2 of ViT-L/14 with its EMA teacher."""
 LINKS = {"NVLink, 450 GB/s": 450e9, "InfiniBand, 50 GB/s a GPU": 50e9, "Ethernet, 12.5 GB/s a node of 8": 12.5e9 / 8}
 """What a GPU sends in a second at most."""
 SETS = {"CC3M": 3_000_000, "15M": 15_000_000, "30M": 30_000_000}
@@ -91,9 +94,9 @@ def reduced_bytes(numbers: int, world: int) -> float:
 
 
 def step_seconds(tower: Tower, llm_dim: int, pairs: int, teacher: bool = True) -> float:
-    """Computing time of a step of stage 2 at `SHARE` of `PEAK`: three forward passes, a fourth for the teacher."""
+    """Computing time of a step of stage 2 at its share of `PEAK`: three forward passes, a fourth for the teacher."""
     per_pair = (4 if teacher else 3) * tower.operations + 6 * adapter_numbers(llm_dim, tower.embed_dim)
-    return pairs * per_pair / (SHARE * PEAK)
+    return pairs * per_pair / (STAGE2 * PEAK)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -114,6 +117,11 @@ def seconds(value: float) -> str:
     if value < 1:
         return f"{1000 * value:.3g} ms"
     return f"{value:.2g} s" if value < 120 else f"{value / 3600:.2g} h"
+
+
+def hours(value: float) -> str:
+    """Seconds in hours."""
+    return f"{value / 3600:.0f}" if value >= 36_000 else f"{value / 3600:.2g}"
 
 
 def disk() -> str:
@@ -143,14 +151,13 @@ def memory() -> str:
 def time() -> str:
     """GPU hours by data set for the paper's ViT-L/14 and an LLM of 8B."""
     rows = []
-    per_second = SHARE * PEAK
     adapter = adapter_numbers(LLM_DIM, PAPER.embed_dim)
     for name, count in SETS.items():
         tokens = count * sum(TOKENS[column] for column in COLUMNS)
-        embed = tokens * 2 * LLM_NUMBERS / per_second
-        stage1 = EPOCHS["stage 1"] * 2 * count * 6 * adapter / per_second
+        embed = tokens * 2 * LLM_NUMBERS / (EMBED * PEAK)
+        stage1 = EPOCHS["stage 1"] * 2 * count * 6 * adapter / (STAGE1 * PEAK)
         stage2 = EPOCHS["stage 2"] * step_seconds(PAPER, LLM_DIM, count)
-        rows.append([name, f"{tokens / 1e9:.2g} G", *(f"{value / 3600:.2g}" for value in (embed, stage1, stage2))])
+        rows.append([name, f"{tokens / 1e9:.2g} G", *(hours(value) for value in (embed, stage1, stage2))])
     return table(["", "tokens", "embed, GPU hours", "stage 1, GPU hours", "stage 2, GPU hours"], rows)
 
 

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from shard_files import picture, sample, write_shard, write_shards
 
 from proclip.cli import main
+from proclip.data import columns
 from proclip.data.checking import inspect
 from proclip.data.columns import write_table
 from proclip.data.dataset import ImageCaptions, check_captions, check_images
@@ -66,14 +67,19 @@ def test_a_list_of_pictures(tmp_path: Path, ending: str) -> None:
         ImageCaptions(path)
 
 
-def test_the_digest_is_of_keys_names_and_captions_however_they_are_stored(tmp_path: Path) -> None:
+def test_the_digest_is_of_keys_names_and_captions_however_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds = [ImageCaptions(write_list(tmp_path / f"x.{kind}", ROWS)).samples for kind in ("csv", "parquet", "jsonl")]
     assert len({samples.digest(["title"]) for samples in kinds}) == 1
     parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet", row_group_size=1)
     assert ImageCaptions(tmp_path / "x.parquet").samples.digest(["title"]) == kinds[0].digest(["title"])
     others = [kinds[0].digest([]), kinds[0][:1].digest(["title"]), kinds[0][1:].digest(["title"])]
     changed = write_list(tmp_path / "y.csv", [ROWS[0], ROWS[1] | {"title": "two\nline"}])
-    assert len({kinds[0].digest(["title"]), *others, ImageCaptions(changed).samples.digest(["title"])}) == 5
+    digest = kinds[0].digest(["title"])
+    assert len({digest, *others, ImageCaptions(changed).samples.digest(["title"])}) == 5
+    monkeypatch.setattr(columns, "ROWS_A_BATCH", 1)
+    assert kinds[0].digest(["title"]) == digest
 
 
 def test_many_rows_are_columns_and_slices(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A row of a table costs its texts and some bytes; a Python object a row would cos
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -124,15 +125,18 @@ def taken(values: pa.ChunkedArray, rows: np.ndarray[Any, Any] | None) -> Iterato
         yield part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
 
 
-def raw_bytes(array: pa.Array) -> bytes:
-    """What a text array holds, in a form that does not depend on how it is laid out: lengths (-1: none), then bytes."""
-    lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False).astype("<i8")
-    whole = pc.fill_null(array, "").cast(pa.large_string())
-    _, places, content = whole.buffers()
-    ends = np.frombuffer(places, dtype=np.int64)[whole.offset : whole.offset + len(whole) + 1]
-    texts = memoryview(content)[ends[0] : ends[-1]] if content is not None else b""
-    found: bytes = lengths.tobytes() + bytes(texts)
-    return found
+def text_digest(arrays: Iterable[pa.Array]) -> bytes:
+    """SHA-256 of texts in their order, wherever one array ends and the next begins: of all lengths and of all bytes."""
+    of_lengths, of_texts = hashlib.sha256(), hashlib.sha256()
+    for array in arrays:
+        lengths = pc.fill_null(pc.binary_length(array), -1)  # -1: none
+        of_lengths.update(lengths.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        whole = pc.fill_null(array, "").cast(pa.large_string())
+        _, places, content = whole.buffers()
+        ends = np.frombuffer(places, dtype=np.int64)[whole.offset : whole.offset + len(whole) + 1]
+        if content is not None:
+            of_texts.update(memoryview(content)[ends[0] : ends[-1]])
+    return of_lengths.digest() + of_texts.digest()
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

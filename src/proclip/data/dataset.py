@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..config import DataConfig, MixtureConfig
 from ..errors import ProclipError
-from .columns import RowView, batched, places_of, raw_bytes, repeated, taken
+from .columns import RowView, batched, places_of, repeated, taken, text_digest
 from .pictures import Picture
 from .sources import Source, open_sources
 
@@ -143,9 +143,8 @@ class Samples(Sequence[Sample]):
         digest = hashlib.sha256()
         for part in self.parts:
             arrays = (part.source.keys, part.source.picture_names(), *map(part.column, columns))
-            for chunk in zip(*(taken(values, part.rows) for values in arrays), strict=True):
-                for values in chunk:
-                    digest.update(raw_bytes(values))
+            for values in arrays:
+                digest.update(text_digest(taken(values, part.rows)))
             if part.weight != 1:
                 digest.update(repr(part.weight).encode())
         return digest.hexdigest()[:16]
