@@ -3,8 +3,8 @@
     python benchmarks/scaling.py
 
 Nothing here is timed. Rates that a table needs are the maker's rate of a product of matrices, of which a share was
-measured; both stand in the page. Letters: b pairs on each GPU, w GPUs, n = w b, d width of the shared space, h of the LLM, P trained
-numbers.
+measured; both stand in the page. Letters: b pairs on each GPU, w GPUs, n = w b, d width of the shared space, h of the
+LLM, P trained numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PEAK = 989e12
 """bfloat16 operations a second of an H100 SXM as its maker says."""
 EMBED, STAGE1, STAGE2 = 0.13, 0.24, 0.28
-"""Shares of it that were measured (benchmarks/results/gpu.json, gpu_stage2.json): an LLM of 0.6B; stage 1 from stores at
+"""Shares of it that were measured (benchmarks/results/gpu.json, gpu_stage2.json): an LLM of 0.6B; stage 1 from stores,
 h = 4,096 and b = 8,192; stage 2 of ViT-L/14 with its EMA teacher."""
 LINKS = {"NVLink, 450 GB/s": 450e9, "InfiniBand, 50 GB/s a GPU": 50e9, "Ethernet, 12.5 GB/s a node of 8": 12.5e9 / 8}
 """What a GPU sends in a second at most."""
