@@ -30,6 +30,12 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from tests that do not ask for one: several processes of one machine then share its CPU, as in CI."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:
     pixels = np.full((24, 24, 3), 255, dtype=np.uint8)
     rows, columns = {"square": (6, 6), "bar": (3, 11), "column": (11, 3)}[shape]
