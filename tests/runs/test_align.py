@@ -110,11 +110,33 @@ def test_eva02_of_open_clip_with_a_bidirectional_llama(
     assert model.embedder_config is not None and model.embedder_config.backend == "llm2vec"
 
 
-def test_a_plain_causal_lm_is_standardised(
+def test_a_plain_causal_lm_is_standardised_and_trained_on_every_column(
     tiny_world: Path, tmp_path: Path, tiny_clip_path: Path, tiny_llm_path: Path
 ) -> None:
-    assert align(tiny_world, tmp_path / "run", str(tiny_clip_path), tiny_llm_path, "--set", "embedder.layer=1") == 0
+    command = ["align", "--clip", str(tiny_clip_path), "--embedder", str(tiny_llm_path), "--data", str(tiny_world)]
+    assert main([*command, "--out", str(tmp_path / "run"), *QUICK, "--set", "embedder.layer=1"]) == 0
     assert load_recipe(tmp_path / "run" / "recipe.toml").adapter.input_norm == "standardize"
+    (result,) = load_results(tmp_path / "run" / "evaluation" / "tune.json").benchmarks.values()
+    prefixes = {key.rpartition("/")[0] for key in result.figures}
+    assert prefixes >= {"name/de", "name/en", "short", "long"}
+
+
+def test_held_out_rows_are_measured_on_the_columns_that_they_have(tiny_world: Path, tmp_path: Path) -> None:
+    def change(number: int, row: dict[str, Any]) -> None:
+        row["captions.fr"] = f"image {number}"
+        if "test" in row["splits"]:
+            del row["short"], row["name_en"]
+
+    data = rows_of(tiny_world, tmp_path / "data", change)
+    tasks = {
+        captions: evaluate.tasks
+        for captions in ((), ("short", "name_de"), ("captions.fr", "long"))
+        if (evaluate := recipe_of(data, tmp_path, captions=captions).evaluate) is not None
+    }
+    assert tasks == {
+        (): ("name_de", "long", "captions/fr"), ("short", "name_de"): ("name_de",),
+        ("captions.fr", "long"): ("long", "captions/fr"),
+    }  # fmt: skip
 
 
 def test_captions_are_those_that_every_image_has(
@@ -186,8 +208,11 @@ def test_a_stage_can_be_left_out(tiny_world: Path, tmp_path: Path, tiny_clip_pat
     assert load_recipe(tmp_path / "run" / "recipe.toml").distill is None
     assert not (tmp_path / "run" / "embeddings" / "teacher").exists()
     assert recipe_of(tiny_world, tmp_path, "tune=none").tune is None
-    with pytest.raises(ProclipError, match="distill must be a table, or 'none' to leave it out, not 'no'"):
-        recipe_of(tiny_world, tmp_path, "distill=no")
+    for settings in (["distill=no"], ["distill=no", "tune=none"]):
+        with pytest.raises(ProclipError, match="distill must be a table, or 'none' to leave it out, not 'no'"):
+            recipe_of(tiny_world, tmp_path, *settings)
+    with pytest.raises(ProclipError, match="distill=none and tune=none leave nothing to train"):
+        recipe_of(tiny_world, tmp_path, "distill=none", "tune=none")
 
 
 def test_columns_of_lists_are_named(tiny_world: Path, tmp_path: Path) -> None:

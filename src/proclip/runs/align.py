@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from ..config import Recipe, from_dict, merge_settings
+from ..config.reading import NOTHING
 from ..data.dataset import NOT, ONE_TEXT, ImageCaptions, check_images
 from ..data.decoding import check_pictures
 from ..distributed import rank, world_size
 from ..errors import ProclipError
+from ..evaluate.benchmarks.own import retrieval_folder
 from ..models.hub import has_file
 from .console import say
 from .embed import embed_recipes, progress
@@ -99,6 +101,8 @@ def align_recipe(
     split = training_split(data)
     values |= {stage: {**deepcopy(defaults), "split": split} for stage, defaults in STAGES.items()}
     merge_settings(values, settings)
+    if all(values[stage] == NOTHING for stage in STAGES):
+        raise ProclipError("--set distill=none and tune=none leave nothing to train: keep one of the stages")
     for stage, batch_size in BATCH_SIZES.items():
         table = values[stage]
         if isinstance(table, dict):  # else the stage is left out, or not valid
@@ -106,16 +110,19 @@ def align_recipe(
             table.setdefault("batch_size", max(2, min(batch_size, len(data.select(trained_on)))))
             if "captions" not in table:
                 table["captions"] = list(captions) or list(common_captions(data, trained_on))
-    if "evaluate" not in values and HELD_OUT in data.splits:
-        values["evaluate"] = _evaluation(data, values, out)
+    trained = [list(values[stage]["captions"]) for stage in STAGES if isinstance(values[stage], dict)]
+    if trained and "evaluate" not in values and HELD_OUT in data.splits:
+        values["evaluate"] = _evaluation(data, trained[-1], out)
     return from_dict(Recipe, values)
 
 
-def _evaluation(data: ImageCaptions, values: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Held-out rows: a mini world's own tasks, else retrieval by each column that is trained on."""
-    stages = [values[stage] for stage in BATCH_SIZES if isinstance(values[stage], dict)]
-    columns = [] if (data.folder / "tasks").is_dir() else list(stages[-1]["captions"])
-    return {"folders": [str(data.folder)], "split": HELD_OUT, "tasks": columns, "cache": str(out / "cache")}
+def _evaluation(data: ImageCaptions, trained: Sequence[str], out: Path) -> dict[str, Any]:
+    """Held-out rows: a mini world's own tasks, else retrieval by those of the columns trained on that they have."""
+    tasks = []
+    if not (data.folder / "tasks").is_dir():
+        held_out = retrieval_folder(data.folder, split=HELD_OUT).tasks
+        tasks = [prefix or task.name for prefix, task in held_out.items() if task.name in trained]
+    return {"folders": [str(data.folder)], "split": HELD_OUT, "tasks": tasks, "cache": str(out / "cache")}
 
 
 def embedder_table(name: str) -> dict[str, Any]:
