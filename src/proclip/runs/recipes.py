@@ -67,12 +67,14 @@ def open_run(recipe: Recipe, folder: Path) -> None:
     another number of processes it is the same recipe if its batches are of the same size over all of them.
 
     Raises:
-        ProclipError: the folder holds a run of another recipe that has a checkpoint or a model, or a recipe and files
-            of others; the message names the fields that differ.
+        ProclipError: it is a file, or holds a run of another recipe that has a checkpoint or a model, or a recipe and
+            files of others; the message names the fields that differ.
     """
     from ..distributed import world_size
 
     path, world = folder / "recipe.toml", world_size()
+    if folder.is_file():
+        raise ProclipError(f"--out {folder} is a file: name a folder for the run")
     if path.is_file():
         before, processes = load_recipe(path), _processes(folder)
         finished = (folder / "model" / "config.json").is_file()
