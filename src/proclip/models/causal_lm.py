@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EmbedderConfig
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from .batched_embedder import BatchedEmbedder, Prepared
 from .chat_rows import chat_rows
+from .checkpoint_files import naming_faults
 from .embedder_source import EmbedderSource
-from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
+from .embedder_weights import input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, check_frame
 from .packing import WIDTH, pack_rows, plan
 from .pooling import last_token_pool, mean_pool
@@ -35,7 +36,8 @@ def load_causal_lm(
     """The model without its language-modelling head, adapters merged, and its tokenizer.
 
     Raises:
-        ProclipError: a package that the files need is missing, or they do not load or lack weights.
+        ProclipError: a package that the files need is missing, they do not load or lack weights, or what they hold
+            reads no texts alone.
     """
     import transformers
 
@@ -49,18 +51,39 @@ def load_causal_lm(
         if hasattr(transformers, "GgufConfig"):
             # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
             weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
+    with naming_faults(f"embedder.model {config.model!r}: its tokenizer does not load", source.folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
+        tokenizer("a")
+    with naming_faults(f"embedder.model {config.model!r} does not load", source.folder):
         model, found = transformers.AutoModel.from_pretrained(
             source.folder, output_loading_info=True, **options, **weights
         )
-    except LOADING_ERRORS as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
     if absent := sorted(found["missing_keys"]):
         raise ProclipError(f"embedder.model {config.model!r} lacks {len(absent)} weights, such as {absent[0]}")
     model.config.use_cache = False
     model = model if "device_map" in weights else model.to(device)
+    _check_decoder(model, config)
     return merge_adapters(model, source.adapters), tokenizer
+
+
+@torch.inference_mode()
+def _check_decoder(model: PreTrainedModel, config: EmbedderConfig) -> None:
+    """Refuse a model that does not make states of text alone, by one token: a CLIP, an image tower, a T5.
+
+    Raises:
+        ProclipError: naming its class, and what would be right.
+    """
+    try:
+        found = tuple(model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=input_device(model)))[0].shape)
+        wanted = (1, 1, int(model.config.get_text_config().hidden_size))
+        fault = "" if found == wanted else f"a token gives {found}, {wanted} is wanted"
+    except Exception as error:  # each model's code raises something else where an input is missing
+        fault = f"{type(error).__name__}: {one_line(error, 100)}"
+    if fault:
+        raise ProclipError(
+            f"embedder.model {config.model!r} is no decoder that embeds texts but a {type(model).__name__} ({fault}): "
+            "give a causal language model, or one that sentence-transformers declares (with modules.json)"
+        )
 
 
 @final
@@ -104,7 +127,7 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
             ProclipError: it does not.
         """
         instruction, limit = self.config.instruction, self.config.max_length
-        used = len(self.tokenizer(instruction)["input_ids"]) if instruction else 0
+        used = len(self.tokenizer(instruction, verbose=False)["input_ids"]) if instruction else 0
         if used >= limit:
             raise ProclipError(f"embedder.instruction has {used} tokens, embedder.max_length is {limit}")
 
