@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -86,6 +87,17 @@ def _check_decoder(model: PreTrainedModel, config: EmbedderConfig) -> None:
         )
 
 
+def _context(model: PreTrainedModel) -> int | None:
+    """Most tokens that the model's config allows a text; None where it says nothing."""
+    text = model.config.get_text_config()
+    named = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    context = next((value for value in named if isinstance(value, int) and value > 0), None)
+    for name, module in model.named_modules():
+        if context and name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx:
+            context -= module.padding_idx + 1  # RoBERTa's kind count positions from there
+    return context
+
+
 @final
 class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
     """A decoder as an embedder: with its own special tokens and causal mask, or as LLM2Vec makes one of it.
@@ -110,6 +122,7 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         super().__init__(config, identity, int(model.config.get_text_config().hidden_size), input_device(model))
         self.model, self.tokenizer = model, tokenizer
         self.padding_side = "left" if config.backend == "llm2vec" else config.padding_side
+        self.max_length = min(config.max_length, _context(model) or config.max_length)
         model.train(False)
         self._states: list[Tensor] = []
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -126,15 +139,16 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         Raises:
             ProclipError: it does not.
         """
-        instruction, limit = self.config.instruction, self.config.max_length
+        instruction, limit = self.config.instruction, self.max_length
         used = len(self.tokenizer(instruction, verbose=False)["input_ids"]) if instruction else 0
         if used >= limit:
-            raise ProclipError(f"embedder.instruction has {used} tokens, embedder.max_length is {limit}")
+            whose = "embedder.max_length is" if limit == self.config.max_length else "the model's own context is"
+            raise ProclipError(f"embedder.instruction has {used} tokens, {whose} {limit}")
 
     def prepare(self, texts: Sequence[str]) -> Prepared[TokenRow]:
         """Token ids of each text, cut to the longest length allowed."""
         read = chat_rows if self.config.backend == "llm2vec" else plain_rows
-        found = read(texts, self.tokenizer, self.config)
+        found = read(texts, self.tokenizer, replace(self.config, max_length=self.max_length))
         return Prepared(found.rows, [len(row.ids) for row in found.rows], found.cut)
 
     def other_padding(self) -> CausalLMEmbedder:
