@@ -83,18 +83,27 @@ def parse_json(content: str | bytes) -> Any:
     return values
 
 
+def read_json_value(path: Path) -> Any:
+    """JSON of any kind from a file.
+
+    Raises:
+        ProclipError: the file is missing or is not JSON.
+    """
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProclipError(f"{path} is missing") from None
+    except ValueError as error:
+        raise ProclipError(f"{path} is not JSON: {error}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
         ProclipError: the file is missing, is not JSON, or holds something else than an object.
     """
-    try:
-        values = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ProclipError(f"{path} is missing") from None
-    except ValueError as error:
-        raise ProclipError(f"{path} is not JSON: {error}") from None
+    values = read_json_value(path)
     if not isinstance(values, dict):
         raise ProclipError(f"{path} must hold a JSON object")
     return values

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged import damage
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from proclip.errors import ProclipError
@@ -90,6 +91,34 @@ def test_weights_in_shards(copy: Path, tiny_clip_path: Path) -> None:
     next(copy.glob("model-00002*")).unlink()
     with pytest.raises(ProclipError, match="the weights cannot be loaded"):
         load_clip(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        (
+            "tokenizer.json",
+            {"a": 1},
+            r"copy: no tokenizer .* of tokenizer\.json, tokenizer_config\.json: KeyError",
+        ),
+        ("tokenizer.json", "{", r"no tokenizer can be made of .*copy/tokenizer\.json is not JSON"),
+        (
+            "tokenizer_config.json",
+            {"eos_token": 5},
+            r"no tokenizer can be made of .*: Special token eos_token",
+        ),
+        ("tokenizer_config.json", {"model_max_length": "x"}, r"no tokenizer can be made of .*TypeError"),
+        ("config.json", {"vision_config": {"hidden_size": "a"}}, r"copy/config\.json describes no CLIP: .*hidden_size"),
+        ("config.json", {"text_config": 5}, r"copy/config\.json describes no CLIP: .*text_config"),
+        ("config.json", {"vision_config": {"num_attention_heads": 7}}, r"describes no CLIP: .*not a multiple"),
+        ("config.json", {"vision_config": {"hidden_act": "nope"}}, r"what config\.json describes: KeyError: 'nope'"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(copy: Path, file: str, values: object, message: str) -> None:
+    damage(copy / file, values)
+    with pytest.raises(ProclipError, match=message) as caught:
+        load_clip(str(copy))
+    assert "\n" not in str(caught.value)
 
 
 def test_sizes_must_fit(copy: Path) -> None:

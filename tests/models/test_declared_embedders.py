@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from damaged import damage
 from tiny_embedders import TEXTS, bge_m3, multilingual_e5, qwen3_embedding
 
 from proclip.config import EmbedderConfig
@@ -143,6 +145,38 @@ def test_a_model_with_its_own_code_needs_trust(tmp_path: Path, where: str) -> No
         load_embedder(config_of(tmp_path))
     with pytest.raises(SystemExit, match="code from the checkpoint was run"):  # and with trust it is run
         load_embedder(replace(config_of(tmp_path), trust_remote_code=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("modules.json", "[{", r"modules\.json is not JSON"),
+        ("modules.json", [5], r"modules\.json must hold a JSON list of objects whose 'type' and 'path' are texts"),
+        ("modules.json", [{"type": "a"}], r"modules\.json must hold a JSON list of objects"),
+        ("modules.json", [{"type": 5, "path": ""}], r"modules\.json must hold a JSON list of objects"),
+        (
+            "modules.json",
+            [{"type": "a", "path": "../other"}],
+            r"modules\.json: the path '\.\./other' leaves",
+        ),
+        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}], "does not load: KeyError"),
+        ("config.json", "{", r"/config\.json is not JSON"),
+        ("config.json", {"hidden_size": "a"}, "does not load: .*hidden_size"),
+        ("1_Pooling/config.json", None, r"modules\.json names .*/1_Pooling/config\.json, which is missing"),
+        ("1_Pooling/config.json", "{", r"does not load: .*/1_Pooling/config\.json is not JSON"),
+        ("sentence_bert_config.json", {"max_seq_length": "x"}, "max_seq_length is 'x', a whole number is wanted"),
+    ],
+)
+def test_damaged_files_are_named(
+    models: dict[str, Path], tmp_path: Path, file: str, values: object, message: str
+) -> None:
+    shutil.copytree(models["e5"], tmp_path / "e5")
+    if values is None:
+        (tmp_path / "e5" / file).unlink()
+    else:
+        damage(tmp_path / "e5" / file, values)
+    with pytest.raises(ProclipError, match=message):
+        load_embedder(config_of(tmp_path / "e5"))
 
 
 def test_weights_that_may_run_code_are_not_read(tmp_path: Path) -> None:

@@ -1,12 +1,28 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from damaged import damage
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
@@ -159,6 +175,89 @@ def test_long_texts_are_cut_and_counted(config: EmbedderConfig) -> None:
     encoded = embedder.encode(TEXTS)  # with <s>: 2, 5, 2 and 12 tokens
     assert encoded.truncated == 1
     torch.testing.assert_close(encoded.embeds[3], states_of(config, "a house , a")[-1][-1], rtol=1e-4, atol=1e-5)
+
+
+def model_of(kind: str, positions: int) -> PreTrainedModel:
+    sizes = {"vocab_size": len(WORDS) + 3, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if kind == "gpt2":
+        return GPT2Model(GPT2Config(vocab_size=len(WORDS) + 3, n_embd=16, n_layer=2, n_head=2, n_positions=positions))
+    sizes |= {"intermediate_size": 32, "max_position_embeddings": positions}
+    if kind == "llama":
+        return LlamaModel(LlamaConfig(**sizes))
+    return BertModel(BertConfig(**sizes)) if kind == "bert" else RobertaModel(RobertaConfig(**sizes, pad_token_id=1))
+
+
+@pytest.mark.parametrize("backend", ["causal-lm", "llm2vec"])
+@pytest.mark.parametrize(
+    ("kind", "positions", "reads"), [("gpt2", 32, 32), ("llama", 32, 32), ("bert", 32, 32), ("roberta", 34, 32)]
+)
+def test_the_models_own_context_ends_texts_too(
+    tmp_path: Path, kind: str, positions: int, reads: int, backend: Literal["causal-lm", "llm2vec"]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model_of(kind, positions).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    chat = "{}" if backend == "llm2vec" else None
+    config = EmbedderConfig(model=str(tmp_path), backend=backend, chat=chat, dtype="float32", max_length=2000)
+    texts = ["red", "a small blue house " * 500, "a small blue house " * 7 + "two red boxes"]  # 2, 2,001 and 32 tokens
+    encoded, shorter = (load_embedder(c).encode(texts) for c in (config, replace(config, max_length=reads)))
+    assert encoded.tokens.tolist() == [2, reads, 32] and encoded.cut.tolist() == [False, True, False]
+    torch.testing.assert_close(encoded.embeds, shorter.embeds)
+    with pytest.raises(ProclipError, match=f"instruction has 41 tokens, the model's own context is {reads}"):
+        load_embedder(replace(config, instruction="red " * 40))
+    with pytest.raises(ProclipError, match=r"instruction has 41 tokens, embedder\.max_length is 20"):
+        load_embedder(replace(config, instruction="red " * 40, max_length=20))
+
+
+@pytest.mark.parametrize("backend", ["causal-lm", "llm2vec"])
+def test_what_is_no_decoder_is_refused_when_it_is_loaded(
+    tiny_clip_path: Path, tmp_path: Path, backend: Literal["causal-lm", "llm2vec"]
+) -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(vocab_size=len(WORDS) + 3, **sizes)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    chat = "{}" if backend == "llm2vec" else None
+    for folder, kind in ((tiny_clip_path, "CLIPModel"), (tmp_path, "T5Model")):
+        with pytest.raises(
+            ProclipError, match=rf"is no decoder that embeds texts but a {kind} .*: give a causal language"
+        ):
+            load_embedder(EmbedderConfig(model=str(folder), backend=backend, chat=chat))
+
+
+@pytest.mark.parametrize("backend", ["causal-lm", "llm2vec"])
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.json", {"hidden_size": "a"}, "does not load: .*hidden_size"),
+        ("config.json", "{", r"does not load: .*/config\.json is not JSON"),
+        ("tokenizer.json", {"a": 1}, "its tokenizer does not load: KeyError"),
+        ("tokenizer_config.json", {"eos_token": 5}, "its tokenizer does not load: TypeError"),
+    ],
+)
+def test_damaged_files_are_named(
+    llama: Path, tmp_path: Path, file: str, values: object, message: str, backend: Literal["causal-lm", "llm2vec"]
+) -> None:
+    shutil.copytree(llama, tmp_path / "llama")
+    damage(tmp_path / "llama" / file, values)
+    chat = "{}" if backend == "llm2vec" else None
+    with pytest.raises(ProclipError, match=message):
+        load_embedder(EmbedderConfig(model=str(tmp_path / "llama"), backend=backend, chat=chat))
+
+
+@pytest.mark.parametrize("content", [b"GGUF", b"", b"GGUF\x03\0\0\0" + b"\xff" * 64])
+def test_a_damaged_gguf_file(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    (tmp_path / "q.gguf").write_bytes(content)
+    with pytest.raises(ProclipError, match="does not load: "):
+        load_embedder(EmbedderConfig(model=str(tmp_path), gguf_file="q.gguf"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here(config: EmbedderConfig, device: str) -> None:
+    with pytest.raises(ProclipError, match=f"device '{device}' is not to be had here"):
+        load_embedder(config, device)
 
 
 def test_the_instruction_stands_before_every_text(config: EmbedderConfig) -> None:

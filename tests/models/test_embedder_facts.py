@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from damaged import damage
 from tiny_embedders import QWEN_QUERY, multilingual_e5, qwen3_embedding
 
 from proclip.config import EmbedderConfig
+from proclip.errors import ProclipError
 from proclip.models.embedder import load_embedder
 from proclip.models.embedder_facts import DECLARED, embedder_facts
 from proclip.models.proclip import ProCLIP
@@ -49,6 +51,21 @@ def test_a_sentence_transformers_model(tmp_path: Path, saved_by_the_library: boo
     assert facts["prompts"]["captions"] == loaded.prompt == (QWEN_QUERY if saved_by_the_library else "")  # type: ignore[attr-defined]
     assert facts["prompts"]["class names"] == ""
     assert not {"layer", "skip_tokens", "prompt_name", "instruction"} & set(facts)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("modules.json", "[{", r"modules\.json is not JSON"),
+        ("modules.json", [{"type": "a"}], r"modules\.json must hold a JSON list of objects"),
+        ("config_sentence_transformers.json", {"prompts": 5}, "prompts must be an object"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, file: str, values: object, message: str) -> None:
+    folder = multilingual_e5(tmp_path)
+    damage(folder / file, values)
+    with pytest.raises(ProclipError, match=message):
+        embedder_facts(declared(folder))
 
 
 def test_a_model_that_is_not_on_this_machine() -> None:

@@ -98,6 +98,12 @@ def test_refusals(tiny_proclip_path: Path, tiny_clip_path: Path, tmp_path: Path)
             proclip.load(*arguments, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_model_of_ours_on_a_device_that_is_not_here(tiny_proclip_path: Path, device: str) -> None:
+    with pytest.raises(ProclipError, match=f"device '{device}' (is not to be had here|holds no weights)"):
+        ProCLIP.from_pretrained(tiny_proclip_path, device=device)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
 def test_no_cuda_here(tiny_proclip_path: Path) -> None:
     with pytest.raises(ProclipError, match="device 'cuda' is not to be had here"):

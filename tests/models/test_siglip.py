@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_siglip as tiny
 import torch
+from damaged import damage
 from PIL import Image
 from transformers import (
     AutoProcessor,
@@ -211,6 +212,27 @@ def test_headless_and_half_checkpoints_are_refused(tmp_path: Path, copy: Path) -
     shutil.copy(tmp_path / "half" / "model.safetensors", copy / "model.safetensors")
     with pytest.raises(ProclipError, match=r"the weights lack \d+ tensors of a whole SiglipModel"):
         load_clip(str(copy))
+
+
+@pytest.mark.parametrize("kind", ["v1", "naflex"])
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("tokenizer.json", {"a": 1}, r"no tokenizer can be made of tokenizer\.json, tokenizer_config\.json: KeyError"),
+        ("tokenizer_config.json", "{", r"no tokenizer can be made of .*/tokenizer_config\.json is not JSON"),
+        ("tokenizer_config.json", {"model_max_length": "x"}, r"no tokenizer can be made of .*TypeError"),
+        ("config.json", {"vision_config": {"hidden_size": "a"}}, r"/config\.json describes no Siglip.*hidden_size"),
+        ("config.json", {"text_config": 5}, r"/config\.json describes no Siglip.*text_config"),
+        ("config.json", {"text_config": {"num_attention_heads": 7}}, r"what config\.json describes: ValueError"),
+    ],
+)
+def test_damaged_files_are_named(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, values: object, message: str
+) -> None:
+    shutil.copytree(folders[kind], tmp_path / "copy")
+    damage(tmp_path / "copy" / file, values)
+    with pytest.raises(ProclipError, match=message):
+        load_clip(str(tmp_path / "copy"))
 
 
 def test_tokenizer_files(copy: Path, tiny_clip_path: Path) -> None:

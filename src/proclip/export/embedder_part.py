@@ -125,7 +125,7 @@ def describe(embedder: Embedder, graph: Graph) -> EmbedderPart:
     llm2vec = config.backend == "llm2vec"
     return part(
         pooling="mean" if llm2vec else config.pooling,
-        max_length=config.max_length,
+        max_length=embedder.max_length,
         pad_token_id=embedder.fill,
         instruction=config.instruction,
         class_instruction=classes.config.instruction,

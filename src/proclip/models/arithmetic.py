@@ -1,8 +1,11 @@
-"""Which arithmetic a device is quick in."""
+"""Precisions by name, and which arithmetic a device is quick in."""
 
 from __future__ import annotations
 
 import torch
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions in which models compute."""
 
 
 def has_bfloat16(device: str) -> bool:

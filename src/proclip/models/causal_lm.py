@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EmbedderConfig
-from ..errors import ProclipError
+from ..errors import ProclipError, one_line
 from .batched_embedder import BatchedEmbedder, Prepared
 from .chat_rows import chat_rows
+from .checkpoint_files import naming_faults
 from .embedder_source import EmbedderSource
-from .embedder_weights import LOADING_ERRORS, input_device, merge_adapters, require_packages, weight_options
+from .embedder_weights import input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, check_frame
 from .packing import WIDTH, pack_rows, plan
 from .pooling import last_token_pool, mean_pool
@@ -35,7 +37,8 @@ def load_causal_lm(
     """The model without its language-modelling head, adapters merged, and its tokenizer.
 
     Raises:
-        ProclipError: a package that the files need is missing, or they do not load or lack weights.
+        ProclipError: a package that the files need is missing, they do not load or lack weights, or what they hold
+            reads no texts alone.
     """
     import transformers
 
@@ -49,18 +52,50 @@ def load_causal_lm(
         if hasattr(transformers, "GgufConfig"):
             # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
             weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
+    with naming_faults(f"embedder.model {config.model!r}: its tokenizer does not load", source.folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
+        tokenizer("a")
+    with naming_faults(f"embedder.model {config.model!r} does not load", source.folder):
         model, found = transformers.AutoModel.from_pretrained(
             source.folder, output_loading_info=True, **options, **weights
         )
-    except LOADING_ERRORS as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
     if absent := sorted(found["missing_keys"]):
         raise ProclipError(f"embedder.model {config.model!r} lacks {len(absent)} weights, such as {absent[0]}")
     model.config.use_cache = False
     model = model if "device_map" in weights else model.to(device)
+    _check_decoder(model, config)
     return merge_adapters(model, source.adapters), tokenizer
+
+
+@torch.inference_mode()
+def _check_decoder(model: PreTrainedModel, config: EmbedderConfig) -> None:
+    """Refuse a model that does not make states of text alone, by one token: a CLIP, an image tower, a T5.
+
+    Raises:
+        ProclipError: naming its class, and what would be right.
+    """
+    try:
+        found = tuple(model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=input_device(model)))[0].shape)
+        wanted = (1, 1, int(model.config.get_text_config().hidden_size))
+        fault = "" if found == wanted else f"a token gives {found}, {wanted} is wanted"
+    except Exception as error:  # each model's code raises something else where an input is missing
+        fault = f"{type(error).__name__}: {one_line(error, 100)}"
+    if fault:
+        raise ProclipError(
+            f"embedder.model {config.model!r} is no decoder that embeds texts but a {type(model).__name__} ({fault}): "
+            "give a causal language model, or one that sentence-transformers declares (with modules.json)"
+        )
+
+
+def _context(model: PreTrainedModel) -> int | None:
+    """Most tokens that the model's config allows a text; None where it says nothing."""
+    text = model.config.get_text_config()
+    named = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    context = next((value for value in named if isinstance(value, int) and value > 0), None)
+    for name, module in model.named_modules():
+        if context and name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx:
+            context -= module.padding_idx + 1  # RoBERTa's kind count positions from there
+    return context
 
 
 @final
@@ -87,6 +122,7 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         super().__init__(config, identity, int(model.config.get_text_config().hidden_size), input_device(model))
         self.model, self.tokenizer = model, tokenizer
         self.padding_side = "left" if config.backend == "llm2vec" else config.padding_side
+        self.max_length = min(config.max_length, _context(model) or config.max_length)
         model.train(False)
         self._states: list[Tensor] = []
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -103,15 +139,16 @@ class CausalLMEmbedder(BatchedEmbedder[TokenRow]):
         Raises:
             ProclipError: it does not.
         """
-        instruction, limit = self.config.instruction, self.config.max_length
-        used = len(self.tokenizer(instruction)["input_ids"]) if instruction else 0
+        instruction, limit = self.config.instruction, self.max_length
+        used = len(self.tokenizer(instruction, verbose=False)["input_ids"]) if instruction else 0
         if used >= limit:
-            raise ProclipError(f"embedder.instruction has {used} tokens, embedder.max_length is {limit}")
+            whose = "embedder.max_length is" if limit == self.config.max_length else "the model's own context is"
+            raise ProclipError(f"embedder.instruction has {used} tokens, {whose} {limit}")
 
     def prepare(self, texts: Sequence[str]) -> Prepared[TokenRow]:
         """Token ids of each text, cut to the longest length allowed."""
         read = chat_rows if self.config.backend == "llm2vec" else plain_rows
-        found = read(texts, self.tokenizer, self.config)
+        found = read(texts, self.tokenizer, replace(self.config, max_length=self.max_length))
         return Prepared(found.rows, [len(row.ids) for row in found.rows], found.cut)
 
     def other_padding(self) -> CausalLMEmbedder:

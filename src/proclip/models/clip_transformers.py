@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProclipError
+from .checkpoint_files import naming_faults
 from .clip import Clip, digest_of, find_clip
 from .preprocess import ImagePreprocess
 from .pretrained import VisionModelTower, check_preprocess, load_pretrained
@@ -92,14 +93,16 @@ def load_clip_model(name: str, revision: str | None = None) -> tuple[CLIPModel, 
         the transformers model, for saving, and its parts, which share its weights.
 
     Raises:
-        ProclipError: the checkpoint cannot be found, is of another kind, or has no safetensors weights.
+        ProclipError: the checkpoint cannot be found, is of another kind, has no safetensors weights, or a file of it
+            cannot be read.
     """
     from transformers import CLIPConfig, CLIPModel
 
     folder, kind = find_clip(name, revision)
     if kind != "clip":
         raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, not 'clip'")
-    config = CLIPConfig.from_pretrained(folder)
+    with naming_faults(f"{folder}/config.json describes no CLIP", folder):
+        config = CLIPConfig.from_pretrained(folder)
     tokenizer = _load_tokenizer(folder, getattr(config.text_config, "eos_token_id", None))
     preprocess = ImagePreprocess.from_folder(folder)
     check_preprocess(folder, preprocess, config.vision_config)
@@ -113,14 +116,18 @@ def _load_tokenizer(folder: Path, pooled: int | None) -> PreTrainedTokenizerBase
     A config of old has 2 as ``eos_token_id``: transformers then pools the token with the highest id.
 
     Raises:
-        ProclipError: no vocabulary in the folder (transformers would go on with an empty one), or another end token.
+        ProclipError: no vocabulary in the folder (transformers would go on with an empty one), files that cannot be
+            read, or another end token.
     """
     from transformers import CLIPTokenizer
 
     has = {file: (folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "merges.txt")}
     if not (has["tokenizer.json"] or (has["vocab.json"] and has["merges.txt"])):
         raise ProclipError(f"{folder} has no tokenizer: tokenizer.json, or vocab.json and merges.txt, is wanted")
-    tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(folder)
+    files = ", ".join(file for file, there in has.items() if there)
+    with naming_faults(f"{folder}: no tokenizer can be made of {files}, tokenizer_config.json", folder):
+        tokenizer: PreTrainedTokenizerBase = CLIPTokenizer.from_pretrained(folder)
+        tokenizer("a")
     end = len(tokenizer) - 1 if pooled == 2 else pooled
     if tokenizer.eos_token_id != end:
         raise ProclipError(

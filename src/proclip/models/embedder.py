@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
+from .devices import known_device
 from .embedder_source import identity_of, locate, settings_of
 
 
@@ -78,8 +79,10 @@ def load_embedder(config: EmbedderConfig, device: str = "cpu") -> TextEmbedder:
         device: where it computes, unless ``config.device_map`` says; vectors come back to the CPU.
 
     Raises:
-        ProclipError: the model or a package it needs is missing, or a setting does not fit the model.
+        ProclipError: the model, the device or a package it needs is missing, a file of it cannot be read, or a setting
+            does not fit the model.
     """
+    device = known_device(device)
     source = locate(config)
     identity = identity_of(config, source)
     embedder: TextEmbedder

@@ -6,13 +6,14 @@ on this machine, and nothing is downloaded for it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import EmbedderConfig, to_dict
+from ..errors import ProclipError
 from ..files import read_json
+from .checkpoint_files import declared_modules
 from .embedder_source import chat_frame
 from .hub import local_file
 
@@ -73,14 +74,17 @@ def prompt_of(config: EmbedderConfig, declared: Mapping[str, str | None] | None,
 
 def _declared_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the name of the default one, as a sentence-transformers model's folder declares them."""
-    values = _json(folder / "config_sentence_transformers.json")
-    return values.get("prompts") or {}, values.get("default_prompt_name")
+    path = folder / "config_sentence_transformers.json"
+    values = _json(path)
+    prompts = values.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise ProclipError(f"{path}: prompts must be an object, of names and texts")
+    return prompts, values.get("default_prompt_name")
 
 
 def _declared(folder: Path) -> dict[str, str]:
     """Pooling and padding side, as a sentence-transformers model's folder declares them."""
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    of_kind = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+    of_kind = {module.kind.rsplit(".", 1)[-1]: module.path for module in declared_modules(folder)}
     pooling = DECLARED
     if "Pooling" in of_kind:
         values = _json(folder / of_kind["Pooling"] / "config.json")

@@ -12,6 +12,7 @@ from typing import Any
 from ..config import EmbedderConfig
 from ..config.embedder import LLAMA3_CHAT
 from ..errors import NotHere, ProclipError
+from .checkpoint_files import declared_modules
 from .hub import hub_folder
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -71,7 +72,7 @@ def identity_of(config: EmbedderConfig, source: EmbedderSource) -> dict[str, Any
     """All that shapes the vectors: settings, and a hash of the model's files.
 
     Raises:
-        ProclipError: the model has no safetensors weights.
+        ProclipError: the model has no safetensors weights, or its ``modules.json`` cannot be read.
     """
     return {"files": _hash_files(config, source), **settings_of(config)}
 
@@ -132,10 +133,8 @@ def _hash_files(config: EmbedderConfig, source: EmbedderSource) -> str:
         paths = [source.folder / source.gguf_file]
     else:
         folders = [source.folder]
-        modules = source.folder / "modules.json"
-        if config.backend == "sentence-transformers" and modules.is_file():
-            parts = (module["path"] for module in json.loads(modules.read_text(encoding="utf-8")))
-            folders += [source.folder / part for part in parts if part]
+        if config.backend == "sentence-transformers":
+            folders += [source.folder / module.path for module in declared_modules(source.folder) if module.path]
         suffixes = {".safetensors", ".json", ".txt", ".model", ".jinja"} | (
             {".py"} if config.trust_remote_code else set()
         )

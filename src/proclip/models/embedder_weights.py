@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
-from .arithmetic import has_bfloat16
+from .arithmetic import DTYPES, has_bfloat16
+from .checkpoint_files import naming_faults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LOADING_ERRORS = (SafetensorError, OSError, ValueError, KeyError, ImportError, RuntimeError)
-"""What transformers and sentence-transformers raise when a checkpoint, a package or a device is not right."""
 
 
 def require_packages(names: Sequence[str], what: str, extra: str) -> None:
@@ -86,14 +82,12 @@ def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    try:
+    with naming_faults(f"embedder.lora: {folder} does not load", folder):
         config = PeftConfig.from_pretrained(str(folder))
         tensors = load_file(folder / "adapter_model.safetensors")
         config.inference_mode = True
         wrapped = get_peft_model(model, config)
         result: Any = set_peft_model_state_dict(wrapped, _named_for(model, tensors))
-    except LOADING_ERRORS as error:
-        raise ProclipError(f"embedder.lora: {folder} does not load: {error}") from error
     missing = [name for name in result.missing_keys if "lora_" in name]
     if wrong := [*result.unexpected_keys, *missing]:
         few = ", ".join(wrong[:3])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ProclipError, one_line
+from ..errors import ProclipError
 from ..files import read_json
+from .arithmetic import DTYPES
 from .clip import KINDS, Clip, load_clip
+from .devices import known_device
 from .hub import OURS, hub_folder
 from .open_clip_source import holds_open_clip, is_open_clip
 from .proclip import ProCLIP
@@ -16,8 +18,6 @@ from .proclip import ProCLIP
 SENTENCE_TRANSFORMERS_PREFIX = "st:"
 CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]
 """What tells a model's kind."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Precisions in which the towers compute."""
 ONNX_MANIFEST = "proclip_onnx.json"
 """What an exported folder holds; `proclip.onnx` reads it."""
 
@@ -102,30 +102,6 @@ def model_kind(name: str, revision: str | None = None) -> str:
         return "proclip"
     ours = model_type in KINDS or holds_open_clip(folder)
     return "sentence-transformers" if (folder / "modules.json").is_file() and not ours else "clip"
-
-
-def pick_device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def known_device(device: str | torch.device | None) -> str:
-    """The device itself, or `pick_device` where none is named.
-
-    Raises:
-        ProclipError: this machine does not have it.
-    """
-    if device is None:
-        return pick_device()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise ProclipError(
-            f"device {str(device)!r} is not to be had here: {one_line(error, 70)} (cpu, cuda, cuda:1 are such)"
-        ) from None
-    if torch.device(device).type == "meta":
-        raise ProclipError("device 'meta' holds no weights (cpu, cuda, cuda:1 are such that do)")
-    return str(device)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import ProclipError, one_line
+from ..errors import ProclipError
+from .checkpoint_files import naming_faults
 from .preprocess import ImagePreprocess, NaflexPreprocess
 from .towers import ImageTower
 
@@ -25,17 +26,13 @@ def load_pretrained(model_class: Any, config: PreTrainedConfig, folder: Path) ->
         folder: of the checkpoint.
 
     Raises:
-        ProclipError: weights that cannot be read, have other shapes, or lack a tensor (transformers would leave it
-            random with a warning).
+        ProclipError: a config of which no model can be built, weights that cannot be read, have other shapes, or lack
+            a tensor (transformers would leave it random with a warning).
     """
-    from safetensors import SafetensorError
-
-    try:
+    with naming_faults(f"{folder}: the weights cannot be loaded into what config.json describes", folder):
         model, report = model_class.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ProclipError(f"{folder}: the weights cannot be loaded: {one_line(error)}") from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise ProclipError(

@@ -18,6 +18,7 @@ from ..files import write_atomically, write_json
 from .adapter import Adapter
 from .card import model_card
 from .clip import checkpoint_folder
+from .devices import known_device
 from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
 from .hub import OURS, lasting_name
@@ -138,7 +139,7 @@ class ProCLIP(ImageTextModel, nn.Module):
 
     @property
     def max_text_length(self) -> int | None:
-        """Tokens of the LLM after which a text is cut; None where the embedder was given as an object.
+        """Tokens after which a text is cut, if the LLM reads as many; None where the embedder was given as an object.
 
         Setting it makes the model another one than it was trained as; the new length is saved with it.
         """
@@ -261,12 +262,13 @@ class ProCLIP(ImageTextModel, nn.Module):
                 LLM than the adapter was trained with is refused when a text is first encoded.
 
         Raises:
-            ProclipError: not a model of ours, a version this code does not know, a field that is missing or wrong, or
-            weights that do not fit.
+            ProclipError: not a model of ours, a version this code does not know, a field that is missing or wrong,
+                weights that do not fit, or a device that is not here.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        device = known_device(device)
         folder = checkpoint_folder(str(name), revision, allow_patterns=FILES)
         config, weights = read_model_config(folder), folder / "model.safetensors"
         try:

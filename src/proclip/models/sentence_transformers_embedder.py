@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
+from ..files import read_json
 from .batched_embedder import BatchedEmbedder, Prepared
+from .checkpoint_files import declared_modules, naming_faults
 from .embedder_facts import prompt_of
 from .embedder_source import EmbedderSource
-from .embedder_weights import LOADING_ERRORS, merge_adapters, require_packages, weight_options
+from .embedder_weights import merge_adapters, require_packages, weight_options
 from .self_check import Settings
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ def load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, de
 
     if not config.trust_remote_code:
         _refuse_code(config, source)
+    for module in declared_modules(source.folder):
+        settings = source.folder / module.path / "config.json"
+        if module.kind.endswith((".Pooling", ".Dense")) and not settings.is_file():
+            raise ProclipError(f"embedder.model {config.model!r}: modules.json names {settings}, which is missing")
     weights = {**weight_options(config, device), "use_safetensors": True}
-    try:
+    with naming_faults(f"embedder.model {config.model!r} does not load", source.folder):
         model = SentenceTransformer(
             str(source.folder),
             device=None if "device_map" in weights else device,
@@ -43,8 +48,6 @@ def load_sentence_transformer(config: EmbedderConfig, source: EmbedderSource, de
             local_files_only=True,
             model_kwargs=weights,
         )
-    except LOADING_ERRORS as error:
-        raise ProclipError(f"embedder.model {config.model!r} does not load: {error}") from error
     if source.adapters:
         first: Any = model[0]
         first.model = merge_adapters(first.model, source.adapters)
@@ -55,13 +58,11 @@ def _refuse_code(config: EmbedderConfig, source: EmbedderSource) -> None:
     """Refuse a model that comes with code, before any library looks at it (old ones run code of a local folder)."""
     from transformers import CONFIG_MAPPING
 
-    own = []
-    modules, settings = source.folder / "modules.json", source.folder / "config.json"
-    if modules.is_file():
-        kinds = [str(module["type"]) for module in json.loads(modules.read_text(encoding="utf-8"))]
-        own += [f"modules.json: {kind}" for kind in kinds if not kind.startswith("sentence_transformers.")]
+    kinds = [module.kind for module in declared_modules(source.folder)]
+    own = [f"modules.json: {kind}" for kind in kinds if not kind.startswith("sentence_transformers.")]
+    settings = source.folder / "config.json"
     if settings.is_file():
-        values = json.loads(settings.read_text(encoding="utf-8"))
+        values = read_json(settings)
         if values.get("auto_map") and values.get("model_type") not in CONFIG_MAPPING:
             own.append(f"config.json: model_type {values.get('model_type')!r}")
     if own:
@@ -85,6 +86,8 @@ class SentenceTransformersEmbedder(BatchedEmbedder[str]):
         super().__init__(config, identity, int(model.get_embedding_dimension() or 0), model.device)
         self.model = model
         own = model.max_seq_length
+        if not isinstance(own, int | None):
+            raise ProclipError(f"embedder.model {config.model!r}: max_seq_length is {own!r}, a whole number is wanted")
         self.max_length = min(config.max_length, own) if own else config.max_length
         model.max_seq_length = self.max_length
         self.padding_side: str = model.tokenizer.padding_side

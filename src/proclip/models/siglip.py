@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ProclipError
 from ..files import read_json
+from .checkpoint_files import naming_faults
 from .clip import Clip, digest_of, find_clip
 from .preprocess import ImagePreprocess, split_packed
 from .pretrained import VisionModelTower, check_preprocess, load_pretrained
@@ -166,8 +167,9 @@ def load_siglip_model(name: str, revision: str | None = None) -> tuple[SiglipMod
     if kind not in ("siglip", "siglip2"):
         raise ProclipError(f"{folder}/config.json: model_type is {kind!r}, not 'siglip' or 'siglip2'")
     prefix = {"siglip": "Siglip", "siglip2": "Siglip2"}[kind]
-    config = getattr(transformers, f"{prefix}Config").from_pretrained(folder)
-    width, text_width = config.vision_config.hidden_size, config.text_config.projection_size
+    with naming_faults(f"{folder}/config.json describes no {prefix}", folder):
+        config = getattr(transformers, f"{prefix}Config").from_pretrained(folder)
+        width, text_width = config.vision_config.hidden_size, config.text_config.projection_size
     if width != text_width:
         raise ProclipError(f"{folder}/config.json: images give {width} dimensions, texts {text_width}")
     preprocess = ImagePreprocess.from_folder(folder)
@@ -202,12 +204,14 @@ def load_siglip_tokenizer(folder: Path, context_length: int) -> SiglipTextTokeni
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if (folder / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        with naming_faults(f"{folder}: no tokenizer can be made of tokenizer.json, tokenizer_config.json", folder):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            tokenizer("a")
         unigram = type(tokenizer.backend_tokenizer.model).__name__ == "Unigram"
     elif (folder / "spiece.model").is_file():
         try:
             tokenizer, unigram = AutoTokenizer.from_pretrained(folder), True
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # the libraries raise whatever is missing or damaged leads them to
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ProclipError(
                 f"{folder} has spiece.model and no tokenizer.json: pip install sentencepiece protobuf  ({reason})"

@@ -15,7 +15,7 @@ from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import write_atomically, write_json
 from ..mini.concepts import LANGUAGES
-from ..models.loading import pick_device
+from ..models.devices import pick_device
 from .columns import COLUMNS, TASKS, cell
 from .embed import embed_recipes
 from .evaluate import evaluate_model, evaluate_path, values

@@ -26,8 +26,8 @@ from ..data.text_cache import Progress
 from ..embed import EmbedCounts, Report, embed_captions
 from ..errors import ProclipError
 from ..models.clip import Clip, load_clip
+from ..models.devices import pick_device
 from ..models.embedder import LazyEmbedder, TextEmbedder
-from ..models.loading import pick_device
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from ..evaluate.gallery import make_gallery
 from ..evaluate.open_model import open_model
 from ..evaluate.run import data_of, run_benchmark
 from ..files import write_atomically, write_json
-from ..models.loading import pick_device
+from ..models.devices import pick_device
 from ..results import ModelResults, compare, load_results
 from ..results.gallery import gallery_path, joined_galleries
 from .console import print_whole

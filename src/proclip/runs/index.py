@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 
 from ..errors import ProclipError
-from ..models.loading import pick_device
+from ..models.devices import pick_device
 from ..search import Index, IndexReport, update_index
 from ..search.indexing import NAMED
 from ..search.indexing import Progress as Told

@@ -15,9 +15,10 @@ from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import read_json, write_atomically, write_json
 from ..models.clip import load_clip
+from ..models.devices import pick_device
 from ..models.embedder import identity_difference
 from ..models.interpolate import interpolated_weights
-from ..models.loading import model_folder, pick_device
+from ..models.loading import model_folder
 from ..models.proclip import ProCLIP
 from ..report.curves import trade_off
 from ..report.drawing import save_drawing

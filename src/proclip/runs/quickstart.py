@@ -16,8 +16,8 @@ from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import read_json, write_json
 from ..mini.concepts import LANGUAGES
+from ..models.devices import pick_device
 from ..models.embedder import LazyEmbedder
-from ..models.loading import pick_device
 from ..report import Compared, make_tables, print_tables
 from ..results import ModelResults
 from .embed import embed_recipes

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ProclipError
-from ..models.loading import pick_device
+from ..models.devices import pick_device
 from ..search import Hit, Index
 from ..search.terminal import inline_picture, open_in_viewer, picture_protocol
 

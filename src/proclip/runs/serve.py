@@ -22,9 +22,10 @@ from ..errors import NotHere, ProclipError, one_line
 from ..evaluate.dual_encoder import ImageEncoder, label_of
 from ..evaluate.open_model import open_model
 from ..evaluate.tower_images import TowerImages
+from ..models.devices import known_device
 from ..models.embedder import Encoded, TextEmbedder
 from ..models.embedder_weights import require_packages
-from ..models.loading import known_device, model_folder, model_kind
+from ..models.loading import model_folder, model_kind
 from ..models.proclip import ProCLIP
 from ..serve import Limits, Texts
 

@@ -22,10 +22,10 @@ from ..models.clip import checkpoint_folder, digest_of, load_clip
 from ..models.clip_pretraining import new_clip, save_clip
 from ..models.clip_transformers import load_clip_model
 from ..models.compiling import check_compiler
+from ..models.devices import pick_device
 from ..models.embedder import identity_difference
 from ..models.embedder_source import settings_of
 from ..models.hub import lasting_name
-from ..models.loading import pick_device
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
 from ..train.checkpoint import latest_checkpoint
