@@ -95,7 +95,7 @@ def test_tower_from_its_config(kind: str, make: Make, monkeypatch: pytest.Monkey
     ("kind", "prefix", "count"),
     [
         ("vit", "visual.transformer.resblocks.", 3), ("coca", "visual.transformer.resblocks.", 3),
-        ("eva02", "visual.trunk.blocks.", 2), ("siglip", "visual.trunk.blocks.", 2),
+        ("eva02", "visual.trunk.blocks.", 3), ("siglip", "visual.trunk.blocks.", 2),
         ("convnext", "visual.trunk.stages.", 4), ("resnet", "visual.layer", 4),
     ],
 )  # fmt: skip
