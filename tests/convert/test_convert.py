@@ -13,15 +13,19 @@ import pytest
 import torch
 from official_code import LLM_DIM, CustomClip, EvaVit, OpenAiVit, SiglipVit, TextProj, official_model, tiny
 from safetensors.torch import load_file, save_file
+from tiny_open_clip import save_tiny_open_clip
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from proclip.cli import main
+from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.convert import Hints, plan, write_llm2clip
 from proclip.convert.embedders import PRESETS, choose_embedder
 from proclip.convert.reading import Checkpoint, read_checkpoint
 from proclip.convert.rules import adapter_rules
 from proclip.errors import ProclipError
+from proclip.models.adapter import Adapter
+from proclip.models.clip import load_clip
 from proclip.models.clip_pretraining import train_tokenizer
 from proclip.models.proclip import ProCLIP
 from proclip.models.towers import build_image_tower
@@ -63,8 +67,9 @@ def test_equal_to_the_official_code(
     assert model.adapter.config.input_norm == ("none" if kind == "siglip-online" else "l2")
     assert (model.adapter.config.num_blocks, model.adapter.config.expansion) == (3, 2)
     siglip = kind.startswith("siglip")
-    assert (model.preprocess.size, model.preprocess.resize) == (16, "squash" if siglip else "crop")
-    assert model.preprocess.mean[0] == (0.5 if siglip else 0.48145466)
+    preprocess = model.preprocess
+    assert (preprocess.size, preprocess.resize, preprocess.crop_offset) == (16, "squash" if siglip else "crop", "round")
+    assert preprocess.mean[0] == (0.5 if siglip else 0.48145466)
     assert model.encode_text("a red bar").shape == (model.adapter.embed_dim,)  # the LLM is loaded and fits
 
 
@@ -154,6 +159,7 @@ def test_hub_format(eps: float, convert: Convert, tmp_path: Path) -> None:
     official.visual = nn.Module()
     official.visual.forward = lambda pixels: reference(pixel_values=pixels).image_embeds  # type: ignore[method-assign]
     same_outputs(model, official)
+    assert model.preprocess.crop_offset == "floor"  # transformers' processor
     assert model.image_tower.config["num_attention_heads"] == 3  # 48 / 16: said by the config, not by shapes
     config = (tmp_path / "hub" / "config.json").read_text()
     for have, said, message in (
@@ -235,6 +241,29 @@ def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: py
     assert main(["convert", str(folder), str(out), "--to", "llm2clip"]) == 2  # it is there already
 
 
+@pytest.mark.parametrize("kind", ["eva02", "siglip"])
+def test_open_clips_towers_there_and_back_and_between(
+    kind: str, convert: Convert, tiny_timm: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What comes back reads pictures as the CLIP does that it was tuned from, and can be interpolated to it."""
+    name = f"open_clip:{save_tiny_open_clip(kind, tmp_path / 'clip')}"
+    original, tuned = load_clip(name), load_clip(name)
+    with torch.no_grad():
+        for parameter in tuned.image_tower.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    adapter = Adapter(LLM_DIM, tuned.dim, AdapterConfig(num_blocks=1))
+    model = ProCLIP(tuned.image_tower, adapter, 2.0, tuned.preprocess, EmbedderConfig(model="nobody/llm"))
+    rows = dict(write_llm2clip(model, tmp_path / "out.pt"))
+    assert original.image_tower.config["vision_cfg"]["timm_model_name"] in rows["vision_cfg"]
+    back = convert(tmp_path / "out.pt", "--clip", name)
+    assert back.preprocess == original.preprocess
+    ends = original.image_tower.state_dict(), tuned.image_tower.state_dict()
+    folder, half = next(tmp_path.glob("converted-*")), tmp_path / "half"
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(half)]) == 0, capsys.readouterr().err
+    for key, tensor in ProCLIP.from_pretrained(half).image_tower.state_dict().items():
+        torch.testing.assert_close(tensor, (ends[0][key] + ends[1][key]) / 2)
+
+
 def test_the_origin_is_told_and_can_be_interpolated_to(
     convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +295,9 @@ def test_the_origin_is_told_and_can_be_interpolated_to(
     assert describe(str(folder))["trained"]["converted_from"]["sha256"] == {"epoch_20.pt": digest}
     assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(half)]) == 0, capsys.readouterr().err
     theirs = CLIPModel.from_pretrained(original).visual_projection.weight
+    (original / "preprocessor_config.json").write_text(json.dumps(preprocess | statistics | {"image_mean": [0.5] * 3}))
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(tmp_path / "other")]) == 2
+    assert "read pictures differently" in capsys.readouterr().err
     mixed = ProCLIP.from_pretrained(half)
     ends = {name: tensor for name, tensor in model.image_tower.state_dict().items() if "projection" in name}
     assert len(ends) == 1
@@ -379,8 +411,6 @@ def test_embedder_is_stated_or_known(tmp_path: Path, tiny_llm_path: Path) -> Non
 
 def test_preset_is_a_valid_embedder() -> None:
     from typing import get_args, get_type_hints
-
-    from proclip.config import EmbedderConfig
 
     if "llm2vec" not in get_args(get_type_hints(EmbedderConfig)["backend"]):
         pytest.skip("the backend llm2vec is another part's and not merged yet")

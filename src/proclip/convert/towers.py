@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,8 +84,9 @@ def inner_prefix(tower: ImageTower) -> str:
     return next(name for name in tower.state_dict() if name.endswith(end)).removesuffix(end)
 
 
-def _clip_preprocess(size: int) -> ImagePreprocess:
-    return ImagePreprocess(size=size, mean=OPENAI_MEAN, std=OPENAI_STD)
+def _clip_preprocess(size: int, crop_offset: Literal["floor", "round"] = "round") -> ImagePreprocess:
+    """CLIP's, the centre cut as torchvision does it: that is the transform of all code that writes files of torch."""
+    return ImagePreprocess(size=size, mean=OPENAI_MEAN, std=OPENAI_STD, crop_offset=crop_offset)
 
 
 def _vit_config(size: int, patch: int, width: int, depth: int, heads: int, hidden: int) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -
         "ViT of LLM2CLIP's hub models",
         tower,
         transformers_rules(inner_prefix(tower), tower.state_dict()),
-        _clip_preprocess(size),
+        _clip_preprocess(size, "floor"),  # they are read with transformers' CLIPImageProcessor
         width,
         depth,
         heads,
@@ -215,7 +216,7 @@ def _timm(shapes: Shapes, hints: Hints) -> FoundTower:
         names = [name for name in names if "_gap_" not in name]
     tower, rules, name = _match_timm(shapes, names, options, size, embed_dim, same_rules)
     heads, hidden = _attention_of(tower)
-    half = ImagePreprocess(size=size, mean=HALF, std=HALF, resize="squash")
+    half = ImagePreprocess(size=size, mean=HALF, std=HALF, resize="squash", crop_offset="round")
     return FoundTower(
         f"timm's {name}",
         tower,

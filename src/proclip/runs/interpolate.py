@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
     if name is None:
         raise ProclipError(f"{model} does not say which CLIP it comes from: give it with --clip")
     original = load_clip(name, tuned.clip_revision if name == tuned.clip_name else None)
-    if original.preprocess != tuned.preprocess:
+    # A crop's odd pixel falls as the code has it that brought the weights; one CLIP comes with transformers' and others.
+    if replace(original.preprocess, crop_offset=tuned.preprocess.crop_offset) != tuned.preprocess:
         raise ProclipError(f"{name} and {model} read pictures differently: {original.preprocess}, {tuned.preprocess}")
     weights = interpolated_weights(original.image_tower, tuned.image_tower, alpha)
     tuned.image_tower.load_state_dict(weights)
