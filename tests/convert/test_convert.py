@@ -220,7 +220,9 @@ def test_sizes_of_the_released_towers_of_timm(tiny_timm: None) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "gelu"])
-def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_there_and_back(
+    kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     need(kind, request)
     official, again = tiny(kind), tiny("eva" if kind == "eva-bare" else kind, seed=1)
     torch.save(official.state_dict(), tmp_path / "in.pt")
@@ -238,7 +240,11 @@ def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: py
             torch.testing.assert_close(
                 tensor, state[name], **({"atol": 0, "rtol": 0} if exact else {"atol": 1e-5, "rtol": 0})
             )
-    assert main(["convert", str(folder), str(out), "--to", "llm2clip"]) == 2  # it is there already
+    for taken in (out, out / "inside"):
+        capsys.readouterr()
+        assert main(["convert", str(folder), str(taken), "--to", "llm2clip"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{out} is there already" in error or f"the folder {out} cannot be made: a file is in its" in error
 
 
 @pytest.mark.parametrize("kind", ["eva02", "siglip"])
@@ -254,7 +260,8 @@ def test_open_clips_towers_there_and_back_and_between(
     adapter = Adapter(LLM_DIM, tuned.dim, AdapterConfig(num_blocks=1))
     model = ProCLIP(tuned.image_tower, adapter, 2.0, tuned.preprocess, EmbedderConfig(model="nobody/llm"))
     rows = dict(write_llm2clip(model, tmp_path / "out.pt"))
-    assert original.image_tower.config["vision_cfg"]["timm_model_name"] in rows["vision_cfg"]
+    vision = rows["vision_cfg"]
+    assert original.image_tower.config["vision_cfg"]["timm_model_name"] in vision and "eva_model_name" not in vision
     back = convert(tmp_path / "out.pt", "--clip", name)
     assert back.preprocess == original.preprocess
     ends = original.image_tower.state_dict(), tuned.image_tower.state_dict()
