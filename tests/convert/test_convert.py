@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionMode
 from proclip.cli import main
 from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.convert import Hints, plan, write_llm2clip
-from proclip.convert.embedders import PRESETS, choose_embedder
+from proclip.convert.embedders import PRESETS, choose_embedder, embedder_dim
 from proclip.convert.reading import Checkpoint, read_checkpoint
 from proclip.convert.rules import adapter_rules
 from proclip.errors import ProclipError
@@ -169,6 +169,23 @@ def test_hub_format(eps: float, convert: Convert, tmp_path: Path) -> None:
         (tmp_path / "hub" / "config.json").write_text(config.replace(have, said))
         with pytest.raises(ProclipError, match=message):
             plan(read_checkpoint(str(tmp_path / "hub")))
+    for field, value, message in (
+        ("image_size", "16", r"image_size is '16', a whole number above 0 is wanted"),
+        ("num_attention_heads", 3.0, r"num_attention_heads is 3\.0, a whole number"),
+        ("patch_size", True, r"patch_size is True, a whole number"),
+        ("layer_norm_eps", [1e-5], r"layer_norm_eps is \[1e-05\], a number above 0"),
+        ("hidden_act", "foo", r"hidden_act is 'foo', none of transformers' activations"),
+        ("hidden_act", {}, r"hidden_act is \{\}, none of"),
+        (None, "x", " is 'x', an object is wanted"),
+        (None, [], r" is \[\], an object is wanted"),
+    ):
+        values = json.loads(config)
+        values["vision_config"] = value if field is None else values["vision_config"] | {field: value}
+        (tmp_path / "hub" / "config.json").write_text(json.dumps(values))
+        with pytest.raises(ProclipError, match=rf"hub/config\.json: vision_config.*{message}"):
+            plan(read_checkpoint(str(tmp_path / "hub")))
+    (tmp_path / "hub" / "config.json").write_text(config.replace('"layer_norm_eps": 1e-05', '"layer_norm_eps": null'))
+    assert plan(read_checkpoint(str(tmp_path / "hub"))).tower.heads == 3
 
 
 def test_what_shapes_cannot_say(convert: Convert, tmp_path: Path) -> None:
@@ -414,6 +431,21 @@ def test_embedder_is_stated_or_known(tmp_path: Path, tiny_llm_path: Path) -> Non
     ):
         with pytest.raises(ProclipError, match=message):
             choose_embedder(stated, settings, None)
+
+
+def test_width_of_an_embedder(tmp_path: Path) -> None:
+    config = EmbedderConfig(model=str(tmp_path), backend="sentence-transformers")
+    assert embedder_dim(config) is None
+    for values, width in (
+        ({"hidden_size": 32}, 32), ({"text_config": {"hidden_size": 24}}, 24), ({"text_config": "x"}, None),
+        ({"hidden_size": "32"}, None), ({}, None),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert embedder_dim(config) == width
+    (tmp_path / "2_Dense").mkdir()
+    for dense, width in (({"out_features": 8}, 8), ({}, None)):
+        (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
+        assert embedder_dim(config) == width
 
 
 def test_preset_is_a_valid_embedder() -> None:
