@@ -18,18 +18,18 @@ TINY: dict[str, dict[str, Any]] = {
     "eva02": {
         "embed_dim": 12,
         "vision_cfg": {
-            "image_size": 28, "timm_model_name": "eva02_proclip_test", "timm_model_pretrained": False,
+            "image_size": 16, "timm_model_name": "eva02_tiny_patch4_clip_16", "timm_model_pretrained": False,
             "timm_pool": "token", "timm_proj": None,
         },
         "text_cfg": TEXT,
         "custom_text": True,
     },
     "siglip": {
-        "embed_dim": 32,
+        "embed_dim": 24,
         "init_logit_bias": -10,
         "custom_text": True,
         "vision_cfg": {
-            "image_size": 32, "timm_model_name": "vit_proclip_test_siglip", "timm_model_pretrained": False,
+            "image_size": 16, "timm_model_name": "vit_tiny_patch4_siglip_16", "timm_model_pretrained": False,
             "timm_pool": "map", "timm_proj": "none",
         },
         "text_cfg": {
@@ -66,24 +66,27 @@ PREPROCESS: dict[str, dict[str, Any]] = {
 
 @cache
 def register_tiny_timm_models() -> None:
-    """EVA02-CLIP L/14 and SigLIP's ViT as timm builds them, of two blocks; open_clip passes no sizes on to timm."""
+    """EVA02-CLIP and SigLIP's ViT as timm builds them, tiny; open_clip passes no sizes on to timm."""
     from timm.models import register_model
     from timm.models.eva import _create_eva
     from timm.models.vision_transformer import _create_vision_transformer
 
-    def eva02_proclip_test(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+    def eva02_tiny_patch4_clip_16(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
         sizes = {
-            "img_size": 28, "patch_size": 14, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 4 * 2 / 3,
+            "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": 4 * 2 / 3,
             "qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True,
-            "use_rot_pos_emb": True, "ref_feat_shape": (2, 2),
+            "use_rot_pos_emb": True, "ref_feat_shape": (16, 16),
         }  # fmt: skip
         return _create_eva("eva02_large_patch14_clip_336", pretrained=pretrained, **{**sizes, **kwargs})
 
-    def vit_proclip_test_siglip(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
-        sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "class_token": False}
+    def vit_tiny_patch4_siglip_16(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+        sizes = {
+            "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 3.5,
+            "class_token": False, "global_pool": "map",
+        }  # fmt: skip
         return _create_vision_transformer("vit_base_patch16_siglip_224", pretrained=pretrained, **{**sizes, **kwargs})
 
-    for build in (eva02_proclip_test, vit_proclip_test_siglip):
+    for build in (eva02_tiny_patch4_clip_16, vit_tiny_patch4_siglip_16):
         build.__module__ = "timm.models.eva" if "eva" in build.__name__ else "timm.models.vision_transformer"
         register_model(build)
 

@@ -152,7 +152,8 @@ def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_inspect_and_interpolate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     inspect = verbs.add_parser("inspect", help="what a model is and where it comes from, in one screen")
-    inspect.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, or 'mini-clip'")
+    inspect.add_argument("model", help="folder or hub id of a proclip or CLIP model, a run folder, 'mini-clip', "
+                         "or OpenCLIP's open_clip:MODEL/TAG")  # fmt: skip
     inspect.add_argument("--json", action="store_true", help="for machines")
 
     between = verbs.add_parser("interpolate", help="between the original and the tuned image encoder (WiSE-FT)")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from official_code import register_tiny_timm_models
+from tiny_open_clip import register_tiny_timm_models
 
 from proclip.cli import main
 from proclip.models.proclip import ProCLIP

@@ -339,31 +339,3 @@ def _visual(state: dict[str, Tensor], heads: int | None) -> tuple[nn.Module, int
     width, patch, size = sizes("visual.trunk.patch_embed.proj.weight", "visual.trunk.pos_embed")
     ratio = (len(state["visual.trunk.blocks.0.mlp.fc1.weight"]) + 0.5) / width
     return SiglipVit(width, depth("visual.trunk.blocks."), heads or 16, patch, size, ratio), size
-
-
-def register_tiny_timm_models() -> None:
-    """timm's EVA02-CLIP and SigLIP ViT in the sizes of `tiny`; timm takes no sizes from a config."""
-    import timm
-    from timm.models import register_model
-    from timm.models.eva import _create_eva
-    from timm.models.vision_transformer import _create_vision_transformer
-
-    def eva02_tiny_patch4_clip_16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        sizes = {
-            "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "mlp_ratio": 4 * 2 / 3,
-            "qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True,
-            "use_rot_pos_emb": True, "ref_feat_shape": (16, 16),
-        }  # fmt: skip
-        return _create_eva("eva02_large_patch14_clip_336", pretrained=pretrained, **{**sizes, **kwargs})
-
-    def vit_tiny_patch4_siglip_16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        sizes = {
-            "img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 3.5,
-            "class_token": False, "global_pool": "map",
-        }  # fmt: skip
-        return _create_vision_transformer("vit_base_patch16_siglip_224", pretrained=pretrained, **{**sizes, **kwargs})
-
-    for build in (eva02_tiny_patch4_clip_16, vit_tiny_patch4_siglip_16):
-        build.__module__ = "timm.models.eva" if "eva" in build.__name__ else "timm.models.vision_transformer"
-        if not timm.is_model(build.__name__):
-            register_model(build)

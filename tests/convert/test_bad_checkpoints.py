@@ -47,7 +47,7 @@ CHANGES: dict[str, tuple[Callable[[State], Any], str]] = {
     "projection": (lambda s: without(s, "visual.proj"), r"visual\.proj is missing"),
     "temperature": (lambda s: without(s, "logit_scale"), "1 missing: logit_scale"),
     "extra": (key("visual.registers", 4, 128), r"1 not known: visual\.registers .*--ignore"),
-    "bias": (key("logit_bias"), "1 not known: logit_bias"),
+    "bias": (key("logit_bias"), r"1 not known: logit_bias \(SigLIP's bias, .*--ignore logit_bias"),
     "text tower": (key("text.transformer.resblocks.0.ln_1.weight", 8), "CLIP's own text tower"),
     "llm": (key("text.text.model.layers.0.mlp.weight", 8), r"the LLM itself: leave it out with --ignore text\.text\."),
     "lora": (key(f"{RES}0.attn.lora_A.weight", 8), "LoRA weights: merge them into the model first"),

@@ -13,15 +13,19 @@ import pytest
 import torch
 from official_code import LLM_DIM, CustomClip, EvaVit, OpenAiVit, SiglipVit, TextProj, official_model, tiny
 from safetensors.torch import load_file, save_file
+from tiny_open_clip import save_tiny_open_clip
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from proclip.cli import main
+from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.convert import Hints, plan, write_llm2clip
-from proclip.convert.embedders import PRESETS, choose_embedder
+from proclip.convert.embedders import PRESETS, choose_embedder, embedder_dim
 from proclip.convert.reading import Checkpoint, read_checkpoint
 from proclip.convert.rules import adapter_rules
 from proclip.errors import ProclipError
+from proclip.models.adapter import Adapter
+from proclip.models.clip import load_clip
 from proclip.models.clip_pretraining import train_tokenizer
 from proclip.models.proclip import ProCLIP
 from proclip.models.towers import build_image_tower
@@ -63,8 +67,9 @@ def test_equal_to_the_official_code(
     assert model.adapter.config.input_norm == ("none" if kind == "siglip-online" else "l2")
     assert (model.adapter.config.num_blocks, model.adapter.config.expansion) == (3, 2)
     siglip = kind.startswith("siglip")
-    assert (model.preprocess.size, model.preprocess.resize) == (16, "squash" if siglip else "crop")
-    assert model.preprocess.mean[0] == (0.5 if siglip else 0.48145466)
+    preprocess = model.preprocess
+    assert (preprocess.size, preprocess.resize, preprocess.crop_offset) == (16, "squash" if siglip else "crop", "round")
+    assert preprocess.mean[0] == (0.5 if siglip else 0.48145466)
     assert model.encode_text("a red bar").shape == (model.adapter.embed_dim,)  # the LLM is loaded and fits
 
 
@@ -154,6 +159,7 @@ def test_hub_format(eps: float, convert: Convert, tmp_path: Path) -> None:
     official.visual = nn.Module()
     official.visual.forward = lambda pixels: reference(pixel_values=pixels).image_embeds  # type: ignore[method-assign]
     same_outputs(model, official)
+    assert model.preprocess.crop_offset == "floor"  # transformers' processor
     assert model.image_tower.config["num_attention_heads"] == 3  # 48 / 16: said by the config, not by shapes
     config = (tmp_path / "hub" / "config.json").read_text()
     for have, said, message in (
@@ -163,6 +169,23 @@ def test_hub_format(eps: float, convert: Convert, tmp_path: Path) -> None:
         (tmp_path / "hub" / "config.json").write_text(config.replace(have, said))
         with pytest.raises(ProclipError, match=message):
             plan(read_checkpoint(str(tmp_path / "hub")))
+    for field, value, message in (
+        ("image_size", "16", r"image_size is '16', a whole number above 0 is wanted"),
+        ("num_attention_heads", 3.0, r"num_attention_heads is 3\.0, a whole number"),
+        ("patch_size", True, r"patch_size is True, a whole number"),
+        ("layer_norm_eps", [1e-5], r"layer_norm_eps is \[1e-05\], a number above 0"),
+        ("hidden_act", "foo", r"hidden_act is 'foo', none of transformers' activations"),
+        ("hidden_act", {}, r"hidden_act is \{\}, none of"),
+        (None, "x", " is 'x', an object is wanted"),
+        (None, [], r" is \[\], an object is wanted"),
+    ):
+        values = json.loads(config)
+        values["vision_config"] = value if field is None else values["vision_config"] | {field: value}
+        (tmp_path / "hub" / "config.json").write_text(json.dumps(values))
+        with pytest.raises(ProclipError, match=rf"hub/config\.json: vision_config.*{message}"):
+            plan(read_checkpoint(str(tmp_path / "hub")))
+    (tmp_path / "hub" / "config.json").write_text(config.replace('"layer_norm_eps": 1e-05', '"layer_norm_eps": null'))
+    assert plan(read_checkpoint(str(tmp_path / "hub"))).tower.heads == 3
 
 
 def test_what_shapes_cannot_say(convert: Convert, tmp_path: Path) -> None:
@@ -214,7 +237,9 @@ def test_sizes_of_the_released_towers_of_timm(tiny_timm: None) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "gelu"])
-def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_there_and_back(
+    kind: str, convert: Convert, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     need(kind, request)
     official, again = tiny(kind), tiny("eva" if kind == "eva-bare" else kind, seed=1)
     torch.save(official.state_dict(), tmp_path / "in.pt")
@@ -232,7 +257,35 @@ def test_there_and_back(kind: str, convert: Convert, tmp_path: Path, request: py
             torch.testing.assert_close(
                 tensor, state[name], **({"atol": 0, "rtol": 0} if exact else {"atol": 1e-5, "rtol": 0})
             )
-    assert main(["convert", str(folder), str(out), "--to", "llm2clip"]) == 2  # it is there already
+    for taken in (out, out / "inside"):
+        capsys.readouterr()
+        assert main(["convert", str(folder), str(taken), "--to", "llm2clip"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"{out} is there already" in error or f"the folder {out} cannot be made: a file is in its" in error
+
+
+@pytest.mark.parametrize("kind", ["eva02", "siglip"])
+def test_open_clips_towers_there_and_back_and_between(
+    kind: str, convert: Convert, tiny_timm: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What comes back reads pictures as the CLIP does that it was tuned from, and can be interpolated to it."""
+    name = f"open_clip:{save_tiny_open_clip(kind, tmp_path / 'clip')}"
+    original, tuned = load_clip(name), load_clip(name)
+    with torch.no_grad():
+        for parameter in tuned.image_tower.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    adapter = Adapter(LLM_DIM, tuned.dim, AdapterConfig(num_blocks=1))
+    model = ProCLIP(tuned.image_tower, adapter, 2.0, tuned.preprocess, EmbedderConfig(model="nobody/llm"))
+    rows = dict(write_llm2clip(model, tmp_path / "out.pt"))
+    vision = rows["vision_cfg"]
+    assert original.image_tower.config["vision_cfg"]["timm_model_name"] in vision and "eva_model_name" not in vision
+    back = convert(tmp_path / "out.pt", "--clip", name)
+    assert back.preprocess == original.preprocess
+    ends = original.image_tower.state_dict(), tuned.image_tower.state_dict()
+    folder, half = next(tmp_path.glob("converted-*")), tmp_path / "half"
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(half)]) == 0, capsys.readouterr().err
+    for key, tensor in ProCLIP.from_pretrained(half).image_tower.state_dict().items():
+        torch.testing.assert_close(tensor, (ends[0][key] + ends[1][key]) / 2)
 
 
 def test_the_origin_is_told_and_can_be_interpolated_to(
@@ -266,6 +319,9 @@ def test_the_origin_is_told_and_can_be_interpolated_to(
     assert describe(str(folder))["trained"]["converted_from"]["sha256"] == {"epoch_20.pt": digest}
     assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(half)]) == 0, capsys.readouterr().err
     theirs = CLIPModel.from_pretrained(original).visual_projection.weight
+    (original / "preprocessor_config.json").write_text(json.dumps(preprocess | statistics | {"image_mean": [0.5] * 3}))
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "--out", str(tmp_path / "other")]) == 2
+    assert "read pictures differently" in capsys.readouterr().err
     mixed = ProCLIP.from_pretrained(half)
     ends = {name: tensor for name, tensor in model.image_tower.state_dict().items() if "projection" in name}
     assert len(ends) == 1
@@ -377,10 +433,23 @@ def test_embedder_is_stated_or_known(tmp_path: Path, tiny_llm_path: Path) -> Non
             choose_embedder(stated, settings, None)
 
 
+def test_width_of_an_embedder(tmp_path: Path) -> None:
+    config = EmbedderConfig(model=str(tmp_path), backend="sentence-transformers")
+    assert embedder_dim(config) is None
+    for values, width in (
+        ({"hidden_size": 32}, 32), ({"text_config": {"hidden_size": 24}}, 24), ({"text_config": "x"}, None),
+        ({"hidden_size": "32"}, None), ({}, None),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert embedder_dim(config) == width
+    (tmp_path / "2_Dense").mkdir()
+    for dense, width in (({"out_features": 8}, 8), ({}, None)):
+        (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
+        assert embedder_dim(config) == width
+
+
 def test_preset_is_a_valid_embedder() -> None:
     from typing import get_args, get_type_hints
-
-    from proclip.config import EmbedderConfig
 
     if "llm2vec" not in get_args(get_type_hints(EmbedderConfig)["backend"]):
         pytest.skip("the backend llm2vec is another part's and not merged yet")

@@ -90,3 +90,15 @@ def test_card_and_inspect_say_so(tiny_proclip_path: Path, tmp_path: Path, capsys
         assert facts["prompts"] == {"captions": "passage: ", "class names": "query: "}
     inspect_command(str(tmp_path / "beside"))
     assert 'captions "passage: ", class names "query: "' in " ".join(capsys.readouterr().out.split())
+
+
+def test_inspect_shows_the_chat_frame_as_it_is_used(
+    tiny_proclip_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ProCLIP.from_pretrained(tiny_proclip_path)
+    model.embedder_config = EmbedderConfig(model="nobody/llm", backend="llm2vec", chat="<user>\n\n{}<end>")
+    model.embedder_identity = None
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("COLUMNS", "500")
+    inspect_command(str(tmp_path / "model"))
+    assert r"chat <user>\n\n{}<end>" in capsys.readouterr().out

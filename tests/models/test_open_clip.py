@@ -19,12 +19,14 @@ from tiny_open_clip import TINY, save_tiny_open_clip, tiny_sentencepiece_like
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from proclip.cli import main
 from proclip.errors import ProclipError
 from proclip.models.clip import Clip, load_clip
 from proclip.models.open_clip import OpenClipImageTower
 from proclip.models.open_clip_source import find_open_clip
 from proclip.models.preprocess import ImagePreprocess
 from proclip.models.towers import build_image_tower
+from proclip.runs.inspect import describe
 
 TEXTS = ["a red square", "The GREEN bar, seen\n from above; it's  &amp; 3 photos!", "x", "消防车 über 🚒"]
 Make = Callable[[str], Path]
@@ -95,7 +97,7 @@ def test_tower_from_its_config(kind: str, make: Make, monkeypatch: pytest.Monkey
     ("kind", "prefix", "count"),
     [
         ("vit", "visual.transformer.resblocks.", 3), ("coca", "visual.transformer.resblocks.", 3),
-        ("eva02", "visual.trunk.blocks.", 2), ("siglip", "visual.trunk.blocks.", 2),
+        ("eva02", "visual.trunk.blocks.", 3), ("siglip", "visual.trunk.blocks.", 2),
         ("convnext", "visual.trunk.stages.", 4), ("resnet", "visual.layer", 4),
     ],
 )  # fmt: skip
@@ -221,11 +223,29 @@ def test_hub_models_from_the_cache(make: Make, tmp_path: Path, monkeypatch: pyte
         torch.testing.assert_close(clip.encode(TEXTS).embeds, local)
         assert clip.identity["model"] == name.rsplit("/", 1)[-1]
         assert clip.preprocess.mean == (0.5,) * 3
+        facts = describe(name)
+        assert (facts["revision"], facts["sha256"]) == ("a" * 40, clip.identity["sha256"])
     revised = load_clip("hf-hub:org/tiny-eva", "b" * 40)
     assert revised.preprocess.mean == (0.25,) * 3
     assert (revised.encode(TEXTS).embeds - local).abs().max() > 1e-2
     with pytest.raises(ProclipError, match="hf-hub:org/none is no OpenCLIP model that the hub gives"):
         load_clip("hf-hub:org/none")
+
+
+def test_inspect(make: Make, known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(make("siglip"), tmp_path / "card")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    plain = describe(str(folder))
+    assert describe(f"open_clip:{folder}") == plain and plain["card"] == {"license": "mit"}
+    assert plain["image_tower"] == {"family": "open_clip", "blocks": 2, "image_size": 16}
+    weights = known / "open_clip_model.safetensors"
+    by_tag, by_file = (describe(f"open_clip:proclip-tiny/{of}") for of in ("made_here", weights))
+    assert by_tag == by_file and by_tag["parameters"]["image_tower"] and "card" not in by_tag
+    assert main(["inspect", f"open_clip:{folder}"]) == 0
+    assert "context length 16" in capsys.readouterr().out
+    for name, message in (("open_clip:ViT-B-32/x", "no such tag"), ("hf-hub:org/none", "no OpenCLIP model")):
+        assert main(["inspect", name]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_with_both_configs_stays_with_transformers(make: Make, tiny_clip_path: Path, tmp_path: Path) -> None:
@@ -390,10 +410,11 @@ def test_a_torchvision_of_another_build(tmp_path: Path) -> None:
 def test_the_extra_is_missing(missing: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("torchvision", "timm", "open_clip"):
         monkeypatch.setitem(sys.modules, module, None if module == missing else ModuleType(module))
-    with pytest.raises(ProclipError, match=message) as caught:
-        load_clip("open_clip:ViT-B-32/laion2b_s34b_b79k")
-    assert str(caught.value).endswith("pip install 'proclip-align[open-clip]'")
-    assert (f": pip install {torchvision_to_install()}; then" in str(caught.value)) == (missing == "torchvision")
+    for opened in (load_clip, describe):
+        with pytest.raises(ProclipError, match=message) as caught:
+            opened("open_clip:ViT-B-32/laion2b_s34b_b79k")
+        assert str(caught.value).endswith("pip install 'proclip-align[open-clip]'")
+        assert (f": pip install {torchvision_to_install()}; then" in str(caught.value)) == (missing == "torchvision")
 
 
 @pytest.mark.slow

@@ -160,7 +160,11 @@ def test_curve(
     inputs = json.loads((out / "inputs.json").read_text())
     (out / "inputs.json").write_text(json.dumps({**inputs, "model": "another"}))
     assert "was made from other inputs (model: want" in error_of(capsys, *command, "--curve", "0,1")
-    assert "two or more numbers in [0, 1]" in error_of(capsys, *command, "--curve", "0,2")
+    for steps in ("0,2", "0,nan", "nan,1", "0.5"):
+        assert "two or more numbers in [0, 1]" in error_of(capsys, *command, "--curve", steps)
     assert "numbers with commas" in error_of(capsys, *command, "--curve", "a")
     bad = ["interpolate", str(tiny_clip_path), "--alpha", "0.5", "--out", str(tmp_path / "b")]
     assert "is not a proclip model" in error_of(capsys, *bad)
+    for what in ("--curve=0,1", "--alpha=0.5"):
+        file = ["interpolate", str(tiny_proclip_path), what, "--out", str(out / "curve.md")]
+        assert f"--out {out / 'curve.md'} is a file: give a folder" in error_of(capsys, *file)

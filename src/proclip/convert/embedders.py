@@ -69,12 +69,14 @@ def embedder_dim(config: EmbedderConfig) -> int | None:
         return PRESET_DIMS.get(config.model)
     dense = sorted(folder.glob("*_Dense/config.json"))
     if dense and config.backend == "sentence-transformers":
-        return int(read_json(dense[-1])["out_features"])
-    if not (folder / "config.json").is_file():
+        width = read_json(dense[-1]).get("out_features")
+    elif (folder / "config.json").is_file():
+        values = read_json(folder / "config.json")
+        text = values.get("text_config")
+        width = values.get("hidden_size") or (text.get("hidden_size") if isinstance(text, dict) else None)
+    else:
         return None
-    values = read_json(folder / "config.json")
-    width = values.get("hidden_size") or (values.get("text_config") or {}).get("hidden_size")
-    return int(width) if width else None
+    return width if isinstance(width, int) else None
 
 
 def check_embedder(config: EmbedderConfig, llm_dim: int) -> bool:

@@ -150,6 +150,8 @@ def explain_unknown(names: Collection[str]) -> str:
         return "LoRA weights: merge them into the model first"
     if any(name.startswith("text.text.") for name in names):
         return "the LLM itself: leave it out with --ignore text.text., proclip refers to it by name"
+    if "logit_bias" in names:
+        return "SigLIP's bias, which cancels in the loss of LLM2CLIP and ProCLIP: leave it out with --ignore logit_bias"
     towers = ("text.transformer.", "text.token_embedding", "transformer.", "token_embedding", "text_model.")
     if any(name.startswith(towers) for name in names):
         return "CLIP's own text tower, which an LLM2CLIP model does not have; --ignore PREFIX leaves keys out"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProclipError
-from ..files import replacing
+from ..files import make_folder, replacing
 from ..models.proclip import ProCLIP
 from .rope import rope_tables
 from .rules import Rule, adapter_rules, eva_rules, openai_rules, same_rules
@@ -51,7 +51,7 @@ def write_llm2clip(model: ProCLIP, out: Path) -> list[tuple[str, str]]:
     if left:
         raise ProclipError(f"LLM2CLIP's model has no place for {', '.join(sorted(left)[:5])} ({len(left)} in all)")
     state = {rule.theirs: rule.to_theirs(own).float() for rule in rules} | tables
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with replacing(out) as draft:
         torch.save({"state_dict": state}, draft)
     rows += [
@@ -87,7 +87,7 @@ def _tower(model: ProCLIP) -> tuple[list[Rule], dict[str, Tensor], list[tuple[st
         fields = ", ".join(f"{key}={vision[key]}" for key in sorted(vision) if key.startswith("timm_"))
         return same_rules(names), {}, [("vision_cfg", f"image_size={model.preprocess.size}, {fields}")]
     rules = eva_rules(names, bare_bias=False)
-    rows = [("vision_cfg", f"EVA-CLIP's of {name} (eva_model_name), image_size={model.preprocess.size}")]
+    rows = [("vision_cfg", f"EVA-CLIP's of the tower that timm calls {name}, image_size={model.preprocess.size}")]
     return rules, _tables(model, rules), rows
 
 

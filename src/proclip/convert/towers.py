@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,8 +85,9 @@ def inner_prefix(tower: ImageTower) -> str:
     return next(name for name in tower.state_dict() if name.endswith(end)).removesuffix(end)
 
 
-def _clip_preprocess(size: int) -> ImagePreprocess:
-    return ImagePreprocess(size=size, mean=OPENAI_MEAN, std=OPENAI_STD)
+def _clip_preprocess(size: int, crop_offset: Literal["floor", "round"] = "round") -> ImagePreprocess:
+    """CLIP's, the centre cut as torchvision does it: that is the transform of all code that writes files of torch."""
+    return ImagePreprocess(size=size, mean=OPENAI_MEAN, std=OPENAI_STD, crop_offset=crop_offset)
 
 
 def _vit_config(size: int, patch: int, width: int, depth: int, heads: int, hidden: int) -> dict[str, Any]:
@@ -126,12 +128,36 @@ def _openai_vit(shapes: Shapes, hints: Hints) -> FoundTower:
     )
 
 
+def _said_of_vision(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``config.json`` says of the image tower; the fields that are read are checked, null ones left out.
+
+    Raises:
+        ProclipError: ``vision_config`` is no object, or a field is of another type or out of range.
+    """
+    from transformers.activations import ACT2FN
+
+    where = f"{shapes.source}/config.json: vision_config"
+    said = {} if config.get("vision_config") is None else config["vision_config"]
+    if not isinstance(said, dict):
+        raise ProclipError(f"{where} is {said!r}, an object is wanted")
+    said = {name: value for name, value in said.items() if value is not None}
+    for name in set(said) & set(_vit_config(1, 1, 1, 1, 1, 1)):
+        if type(said[name]) is not int or said[name] < 1:
+            raise ProclipError(f"{where}.{name} is {said[name]!r}, a whole number above 0 is wanted")
+    eps, activation = said.get("layer_norm_eps", 1e-5), said.get("hidden_act", "quick_gelu")
+    if type(eps) not in (int, float) or not 0 < eps < math.inf:
+        raise ProclipError(f"{where}.layer_norm_eps is {eps!r}, a number above 0 is wanted")
+    if not isinstance(activation, str) or activation not in ACT2FN:
+        raise ProclipError(f"{where}.hidden_act is {activation!r}, none of transformers' activations, as quick_gelu is")
+    return said
+
+
 def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -> FoundTower:
     start = "vision_model.embeddings."
     width = shapes.of(f"{start}patch_embedding.weight", 4)[0]
     patch = shapes.patch(f"{start}patch_embedding.weight")
     key = f"{start}position_embedding.weight"
-    said = config.get("vision_config") or {}
+    said = _said_of_vision(shapes, config)
     positions = shapes.of(key, 2)[0] - 1
     size = resolution_of(shapes, positions, patch, hints, key)
     depth = shapes.count(r"vision_model\.encoder\.layers\.(\d+)\.")
@@ -154,7 +180,7 @@ def _transformers_vit(shapes: Shapes, config: Mapping[str, Any], hints: Hints) -
         "ViT of LLM2CLIP's hub models",
         tower,
         transformers_rules(inner_prefix(tower), tower.state_dict()),
-        _clip_preprocess(size),
+        _clip_preprocess(size, "floor"),  # they are read with transformers' CLIPImageProcessor
         width,
         depth,
         heads,
@@ -215,7 +241,7 @@ def _timm(shapes: Shapes, hints: Hints) -> FoundTower:
         names = [name for name in names if "_gap_" not in name]
     tower, rules, name = _match_timm(shapes, names, options, size, embed_dim, same_rules)
     heads, hidden = _attention_of(tower)
-    half = ImagePreprocess(size=size, mean=HALF, std=HALF, resize="squash")
+    half = ImagePreprocess(size=size, mean=HALF, std=HALF, resize="squash", crop_offset="round")
     return FoundTower(
         f"timm's {name}",
         tower,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProclipError
+from .proclip import misfits
 from .towers import ImageTower
 
 
@@ -29,15 +30,8 @@ def interpolated_weights(original: ImageTower, tuned: ImageTower, alpha: float) 
     if original.family != tuned.family:
         raise ProclipError(f"the original image tower is of family {original.family!r}, the tuned of {tuned.family!r}")
     before, after = original.state_dict(), tuned.state_dict()
-    wrong = [f"{name} is only in the original" for name in before if name not in after]
-    wrong += [f"{name} is only in the tuned" for name in after if name not in before]
-    wrong += [
-        f"{name} is {tuple(before[name].shape)} in the original and {tuple(tensor.shape)} in the tuned"
-        for name, tensor in after.items()
-        if name in before and before[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise ProclipError(f"the image towers are not of one architecture: {'; '.join(wrong[:5])}")
+    if wrong := misfits(before, after):
+        raise ProclipError(f"the tuned image tower is not of the original's architecture: {'; '.join(wrong[:5])}")
     mixed = {}
     for name, tensor in after.items():
         if not tensor.is_floating_point():

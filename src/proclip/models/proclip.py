@@ -335,14 +335,17 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     Raises:
         ProclipError: names or shapes differ; the message names the first few and `source`.
     """
-    own = module.state_dict()
-    wrong = [f"{n} is missing" for n in own if n not in tensors]
-    wrong += [f"{n} is not known" for n in tensors if n not in own]
-    wrong += [
-        f"{n} has shape {tuple(t.shape)}, wanted {tuple(own[n].shape)}"
-        for n, t in tensors.items()
-        if n in own and own[n].shape != t.shape
-    ]
-    if wrong:
+    if wrong := misfits(module.state_dict(), tensors):
         raise ProclipError(f"{source} does not fit the model: {'; '.join(wrong[:5])}")
     module.load_state_dict(dict(tensors))
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Where names or shapes of a state dict are not those wanted, in words; empty where it fits."""
+    wrong = [f"{n} is missing" for n in wanted if n not in given]
+    wrong += [f"{n} is not known" for n in given if n not in wanted]
+    return wrong + [
+        f"{n} has shape {tuple(t.shape)}, wanted {tuple(wanted[n].shape)}"
+        for n, t in given.items()
+        if n in wanted and wanted[n].shape != t.shape
+    ]

@@ -29,9 +29,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     A folder that holds something is filled in place: `fill` must replace each file atomically.
 
     Raises:
-        ProclipError: the folder cannot be made.
+        ProclipError: the folder cannot be made, as where a file is in its place.
     """
     folder = folder.resolve()
+    if folder.is_file():
+        raise ProclipError(f"the folder {folder} cannot be made: a file is in its place")
     if folder.is_dir() and any(folder.iterdir()):
         fill(folder)
         return

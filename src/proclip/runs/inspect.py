@@ -17,8 +17,10 @@ from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.embedder_facts import embedder_facts
+from ..models.hub import local_file
 from ..models.loading import model_folder
 from ..models.model_config import is_proclip, read_model_config
+from ..models.open_clip_source import CONFIG_FILE, HUB_PREFIX, PREFIX, is_open_clip
 from ..models.proclip import FILES
 from ..models.saving import commit_of
 
@@ -30,7 +32,7 @@ def inspect_command(name: str, as_json: bool = False) -> dict[str, Any]:
     """Describe a model and print it.
 
     Args:
-        name: folder or hub id of a proclip or CLIP model, a run folder, or ``mini-clip``.
+        name: folder or hub id of a proclip or CLIP model, a run folder, ``mini-clip``, or a name of OpenCLIP.
         as_json: print JSON in place of the table.
 
     Returns:
@@ -55,12 +57,16 @@ def describe(name: str) -> dict[str, Any]:
     run = Path(name)
     if (inner := model_folder(name)) != name:
         return {**describe(inner), "run": _run_facts(run)}
-    folder = checkpoint_folder(name) if name == "mini-clip" or run.is_dir() else _hub_folder(name)
-    facts = _proclip_facts(folder) if is_proclip(folder) else _clip_facts(name)
-    facts |= {"revision": commit_of(folder)} if commit_of(folder) else {}
-    card = folder / "README.md"
-    matter = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    facts |= {"card": matter} if matter else {}
+    if is_open_clip(name):
+        facts, folder = _clip_facts(name), _open_clip_folder(name)
+    else:
+        folder = checkpoint_folder(name) if name == "mini-clip" or run.is_dir() else _hub_folder(name)
+        facts = _proclip_facts(folder) if is_proclip(folder) else _clip_facts(name)
+    if folder is not None:
+        facts |= {"revision": commit_of(folder)} if commit_of(folder) else {}
+        card = folder / "README.md"
+        matter = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        facts |= {"card": matter} if matter else {}
     if run.is_dir() and (run.resolve().parent / "recipe.toml").is_file():
         facts["run"] = _run_facts(run.resolve().parent)
     return facts
@@ -70,6 +76,12 @@ def _hub_folder(name: str) -> Path:
     """The hub's folder of a proclip model; of another kind, the config alone: `load_clip` fetches the rest."""
     folder = checkpoint_folder(name, allow_patterns=["config.json"])
     return checkpoint_folder(name, allow_patterns=FILES) if is_proclip(folder) else folder
+
+
+def _open_clip_folder(name: str) -> Path | None:
+    """Where the card of an OpenCLIP model that was loaded lies; None where weights are known by a tag or a file."""
+    config = local_file(name.removeprefix(PREFIX).removeprefix(HUB_PREFIX), CONFIG_FILE)
+    return config.parent if config is not None else None
 
 
 def _proclip_facts(folder: Path) -> dict[str, Any]:
@@ -171,7 +183,10 @@ def _screen(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as text: tables as ``key value`` pairs, lists one a line, big numbers with commas, '' for nothing."""
+    """A value as text: tables as ``key value`` pairs, lists one a line, big numbers with commas, '' for nothing.
+
+    Line breaks in a text, as a chat frame has them, are shown escaped.
+    """
     if value in (None, "", [], {}):
         return ""
     if isinstance(value, Mapping):
@@ -179,4 +194,6 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key} {text}".replace("\n", " + ") for key, text in pairs if text)
     if isinstance(value, list):
         return "\n".join(_shown(item) for item in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10000 else str(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10000:
+        return f"{value:,}"
+    return str(value).replace("\n", "\\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from ..config import load_recipe
 from ..errors import ProclipError
 from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
-from ..files import read_json, write_atomically, write_json
+from ..files import make_folder, read_json, write_atomically, write_json
 from ..models.clip import load_clip
 from ..models.devices import pick_device
 from ..models.embedder import identity_difference
 from ..models.interpolate import interpolated_weights
 from ..models.loading import model_folder
 from ..models.proclip import ProCLIP
+from ..models.tower_identity import weights_digest
 from ..report.curves import trade_off
 from ..report.drawing import save_drawing
 from .columns import COLUMNS, TASKS, cell
@@ -35,9 +37,11 @@ def interpolate_command(arguments: Namespace) -> None:
     """``proclip interpolate``, as the command line gives it: one model for ``--alpha``, all of them for ``--curve``.
 
     Raises:
-        ProclipError: ``--curve`` is not numbers, or what `interpolate` and `curve` raise.
+        ProclipError: ``--curve`` is not numbers, ``--out`` is a file, or what `interpolate` and `curve` raise.
     """
     given = arguments
+    if given.out.is_file():
+        raise ProclipError(f"--out {given.out} is a file: give a folder, which is made if it is not there")
     if given.curve is None:
         out = interpolate(given.model, given.clip, given.alpha, given.out)
         Console(stderr=True).print(f"model: {out}", highlight=False, soft_wrap=True)
@@ -71,7 +75,8 @@ def interpolate(model: str, clip: str | None, alpha: float, out: Path) -> Path:
     if name is None:
         raise ProclipError(f"{model} does not say which CLIP it comes from: give it with --clip")
     original = load_clip(name, tuned.clip_revision if name == tuned.clip_name else None)
-    if original.preprocess != tuned.preprocess:
+    # Where a crop's odd pixel falls the code says that brought the weights: one CLIP comes by more than one.
+    if replace(original.preprocess, crop_offset=tuned.preprocess.crop_offset) != tuned.preprocess:
         raise ProclipError(f"{name} and {model} read pictures differently: {original.preprocess}, {tuned.preprocess}")
     weights = interpolated_weights(original.image_tower, tuned.image_tower, alpha)
     tuned.image_tower.load_state_dict(weights)
@@ -112,14 +117,18 @@ def curve(model: str, clip: str | None, alphas: Sequence[float], out: Path, data
         ProclipError: what `interpolate` raises, fewer than two alphas, or a folder made from other models.
     """
     steps = sorted(set(alphas))
-    if len(steps) < 2 or steps[0] < 0 or steps[-1] > 1:
+    if len(steps) < 2 or not all(0 <= step <= 1 for step in steps):  # nor is NaN in that range
         raise ProclipError(f"--curve takes two or more numbers in [0, 1], not {', '.join(f'{a:g}' for a in alphas)}")
     tuned = ProCLIP.from_pretrained(model_folder(model))
     name = clip or tuned.clip_name or "mini-clip"
     original = open_model(name, pick_device())
-    inputs = {"clip": original.texts.identity["sha256"], "model": _digest(tuned)}
+    inputs = {
+        "clip": original.texts.identity["sha256"],
+        "model": weights_digest(tuned),
+        "embedder": tuned.embedder_identity,
+    }
     del tuned
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     path = out / "inputs.json"
     if path.is_file() and (differ := identity_difference(inputs, read_json(path))):
         raise ProclipError(f"{out} was made from other inputs ({differ}); delete it or give another --out")
@@ -158,15 +167,3 @@ def curve_table(figures: Mapping[str, Mapping[str, float]], columns: Mapping[str
         cells = (f"{cell([of_alpha], keys)[0]:.1f}" for keys in columns.values())
         lines.append(f"| {alpha} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _digest(model: ProCLIP) -> str:
-    """Hash of a model's weights and of what its embedder is: 16 hexadecimal digits."""
-    import hashlib
-    import json
-
-    digest = hashlib.sha256(json.dumps(model.embedder_identity, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
