@@ -197,15 +197,21 @@ class ProCLIP(ImageTextModel, nn.Module):
             ProclipError: the model was made around an embedder object, or the LLM to copy cannot be found or is not the
                 one that the adapter was trained with.
         """
+        self._save(Path(folder), card, include_embedder, None)
+
+    def _save(self, folder: Path, card: str, include_embedder: bool | None, name: str | None) -> None:
+        """`save_pretrained`, with the model's name on the hub for the card."""
 
         def fill(draft: Path) -> None:
             write_json(draft / "modules.json", MODULES)
             write_json(draft / "config_sentence_transformers.json", SENTENCE_TRANSFORMERS)
-            self.write_files(draft, card, include_embedder)
+            self.write_files(draft, card, include_embedder, name)
 
-        write_folder(Path(folder), fill)
+        write_folder(folder, fill)
 
-    def write_files(self, folder: Path, card: str = "", include_embedder: bool | None = None) -> None:
+    def write_files(
+        self, folder: Path, card: str = "", include_embedder: bool | None = None, name: str | None = None
+    ) -> None:
         """Write weights, config and card, as `save_pretrained` does, into a folder that exists."""
         config = self.saved_config()
         if include_embedder or (include_embedder is None and is_inside(config["embedder"]["model"])):
@@ -216,8 +222,8 @@ class ProCLIP(ImageTextModel, nn.Module):
         counts = {part: sum(p.numel() for p in getattr(self, part).parameters()) for part in ("image_tower", "adapter")}
         write_tensors(folder / "model.safetensors", self.state_dict())
         write_json(folder / "preprocessor_config.json", self.preprocess.to_config())
-        embedder = from_dict(EmbedderConfig, config["embedder"], where="embedder")
-        write_atomically(folder / "README.md", model_card(config, embedder_facts(embedder, folder), counts, card))
+        facts = embedder_facts(from_dict(EmbedderConfig, config["embedder"], where="embedder"), folder)
+        write_atomically(folder / "README.md", model_card(config, facts, counts, card, name))
         write_json(folder / "config.json", config)
 
     def saved_config(self) -> dict[str, Any]:
@@ -310,7 +316,7 @@ class ProCLIP(ImageTextModel, nn.Module):
 
         api = HfApi()
         with TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model", card, include_embedder=include_embedder)
+            self._save(Path(folder) / "model", card, include_embedder, repo_id)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..convert.facts import Hints
 from ..errors import ProclipError
+from ..models.card import without_places
 from ..models.loading import model_folder
 from .recipes import environment
 
@@ -52,7 +53,8 @@ def convert_to_proclip(
     facts = made.facts()
     facts.append(("embedder", f"{config.model} ({config.backend}){'' if known else ', width not checked'}"))
     _print(source, facts)
-    text = "\n".join(["What `proclip convert` found:", "", *(f"- {name}: {value}" for name, value in facts)])
+    lines = [f"- {name}: {without_places(value)}" for name, value in facts]
+    text = "\n".join(["What `proclip convert` found:", "", *lines])
     original = str(Path(clip).resolve()) if clip is not None and Path(clip).is_dir() else clip
     write_proclip(made, out, config, text, original, _origin(source, checkpoint, revision))
     print(out)
