@@ -378,12 +378,6 @@ def test_embedder_is_stated_or_known(tmp_path: Path, tiny_llm_path: Path) -> Non
 
 
 def test_preset_is_a_valid_embedder() -> None:
-    from typing import get_args, get_type_hints
-
-    from proclip.config import EmbedderConfig
-
-    if "llm2vec" not in get_args(get_type_hints(EmbedderConfig)["backend"]):
-        pytest.skip("the backend llm2vec is another part's and not merged yet")
     official = {"architectures": ["LLM2CLIPModel"]}
     assert choose_embedder(None, [], official) == choose_embedder("llama3-8b-cc", [], None)
     assert choose_embedder(None, [], official).model == PRESETS["llama3-8b-cc"]["model"]

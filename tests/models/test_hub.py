@@ -11,7 +11,7 @@ from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
 from proclip.models.clip import checkpoint_folder
 from proclip.models.embedder import embedder_identity
-from proclip.models.hub import hub_folder
+from proclip.models.hub import hub_folder, hub_origin
 
 
 def test_a_folder_is_itself_and_what_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +37,21 @@ def test_a_folder_is_itself_and_what_is_nowhere_is_named(tmp_path: Path, monkeyp
     with pytest.raises(ProclipError, match=r"gives: it is not in the cache, and HF_HUB_OFFLINE is set$"):
         checkpoint_folder("org/clip")
     assert asked[1][1] == "abc" and "*.py" not in asked[1][2]
+
+
+def test_what_this_machine_has_is_all_that_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ProclipError, match=r"^'org/clip' is neither .* not in the cache, and .* is set$"):
+        checkpoint_folder("org/clip", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_the_origin_of_a_folder(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for place, origin in (
+        ("models--org--m/snapshots", ("org/m", commit)),
+        ("models--gpt2/snapshots", ("gpt2", commit)),
+        ("datasets--org--m/snapshots", None),
+        ("mine/snapshots", None),
+        ("models--org--m/copies", None),
+    ):
+        assert hub_origin(tmp_path / place / commit) == origin
+    assert hub_origin(tmp_path / "models--org--m" / "snapshots" / "main") is None

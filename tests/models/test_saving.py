@@ -162,10 +162,11 @@ def test_push_and_load_from_the_hub(
     snapshot = tmp_path / "models--me--mine" / "snapshots" / COMMIT
     asked: list[str] = []
 
-    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str], **access: Any) -> str:
         from fnmatch import fnmatch
 
-        assert name == "me/mine" and revision in (None, COMMIT)
+        assert name == "me/mine" and revision in (None, COMMIT) and access.pop("token") == "secret"
+        assert access in ({}, {"cache_dir": tmp_path})  # where the first files are, there the LLM's come too
         for file, content in hub.files.items():
             if any(fnmatch(file, pattern) for pattern in allow_patterns):
                 asked.append(file)
@@ -174,14 +175,16 @@ def test_push_and_load_from_the_hub(
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    loaded = ProCLIP.from_pretrained("me/mine")
+    loaded = ProCLIP.from_pretrained("me/mine", token="secret")
     assert torch.equal(loaded.encode_image(pictures), model.encode_image(pictures))
     assert "embedder/tiny-llm/model.safetensors" not in asked  # the LLM comes with the first text
     assert torch.equal(loaded.encode_text("a red bar"), model.encode_text("a red bar"))
     assert loaded.saved_config()["loaded_from"] == f"me/mine@{COMMIT}"
     loaded.save_pretrained(tmp_path / "again")
+    assert "secret" not in (tmp_path / "again" / "config.json").read_text()
     again = ProCLIP.from_pretrained(tmp_path / "again")
     assert torch.equal(again.encode_text("a red bar"), model.encode_text("a red bar"))
+    assert ProCLIP.from_pretrained(snapshot).loaded_from == f"me/mine@{COMMIT}"
 
 
 def test_hub_revisions_are_pinned(model: ProCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
-from .arithmetic import has_bfloat16
+from .arithmetic import DTYPES, has_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (SafetensorError, OSError, ValueError, KeyError, ImportError, RuntimeError)
 """What transformers and sentence-transformers raise when a checkpoint, a package or a device is not right."""
 

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import ProclipError, one_line
 from ..files import read_json
+from .arithmetic import known_dtype
 from .clip import KINDS, Clip, load_clip
 from .hub import OURS, hub_folder
 from .open_clip_source import holds_open_clip, is_open_clip
@@ -16,8 +17,6 @@ from .proclip import ProCLIP
 SENTENCE_TRANSFORMERS_PREFIX = "st:"
 CONFIG_FILES = ["config.json", "modules.json", "open_clip_config.json"]
 """What tells a model's kind."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Precisions in which the towers compute."""
 ONNX_MANIFEST = "proclip_onnx.json"
 """What an exported folder holds; `proclip.onnx` reads it."""
 
@@ -49,7 +48,7 @@ def load(
     """
     if revision is not None and (str(name) in OURS or Path(name).exists()):
         raise ProclipError(f"{name} is not of the hub, which alone has revisions: leave revision out")
-    path, where, precision = model_folder(str(name)), known_device(device), _dtype(dtype)
+    path, where, precision = model_folder(str(name)), known_device(device), known_dtype(dtype)
     kind = model_kind(path, revision)
     model: ProCLIP | Clip
     if kind == "proclip":
@@ -126,12 +125,3 @@ def known_device(device: str | torch.device | None) -> str:
     if torch.device(device).type == "meta":
         raise ProclipError("device 'meta' holds no weights (cpu, cuda, cuda:1 are such that do)")
     return str(device)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
-        raise ProclipError(f"dtype {dtype!r} is not known: {', '.join(DTYPES)} are")
-    return found

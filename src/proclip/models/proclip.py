@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,13 @@ from .card import model_card
 from .clip import checkpoint_folder
 from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
-from .hub import OURS, lasting_name
+from .hub import OURS, HubAccess, hub_origin, lasting_name
 from .image_text import ImageTextModel
 from .model_config import FORMAT_VERSION, TowerConfig, read_model_config
 from .preprocess import ImagePreprocess
 from .pretrained import VisionModelTower, check_preprocess
 from .saving import (
     EMBEDDER_FOLDER,
-    commit_of,
     copy_embedder,
     is_inside,
     pinned_embedder,
@@ -102,7 +101,7 @@ class ProCLIP(ImageTextModel, nn.Module):
         self.provenance = dict(provenance) if provenance is not None else None
         self.loaded_from: str | None = None
         self._folder: Path | None = None
-        self._hub: tuple[str, str | None] | None = None
+        self._hub: tuple[str, str, HubAccess] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded LLM where it can be loaded again: a copy in another process loads its own."""
@@ -133,7 +132,8 @@ class ProCLIP(ImageTextModel, nn.Module):
         if not is_inside(config.model) or self._folder is None:
             return config
         if self._hub is not None:  # only now: a user of images alone never downloads the LLM
-            checkpoint_folder(*self._hub, allow_patterns=[f"{EMBEDDER_FOLDER}/*"])
+            name, commit, access = self._hub
+            checkpoint_folder(name, commit, [f"{EMBEDDER_FOLDER}/*"], **access)
         return dataclasses.replace(config, model=str(self._folder / config.model))
 
     @property
@@ -255,7 +255,12 @@ class ProCLIP(ImageTextModel, nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, revision: str | None = None, device: str = "cpu", embedder: str | Path | None = None
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        device: str = "cpu",
+        embedder: str | Path | None = None,
+        **access: Unpack[HubAccess],
     ) -> ProCLIP:
         """Load a model that `save_pretrained` wrote.
 
@@ -265,6 +270,8 @@ class ProCLIP(ImageTextModel, nn.Module):
             device: where to put the weights.
             embedder: folder or hub id of the LLM where it lies now, if that is not where ``config.json`` says. Another
                 LLM than the adapter was trained with is refused when a text is first encoded.
+            access: how the hub is asked for this model: ``token``, ``cache_dir``, ``local_files_only``. An LLM of
+                another repository is asked for with what the environment says (``HF_TOKEN``, ``HF_HUB_OFFLINE``).
 
         Raises:
             ProclipError: not a model of ours, a version this code does not know, a field that is missing or wrong, or
@@ -273,7 +280,7 @@ class ProCLIP(ImageTextModel, nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = checkpoint_folder(str(name), revision, allow_patterns=FILES)
+        folder = checkpoint_folder(str(name), revision, FILES, **access)
         config, weights = read_model_config(folder), folder / "model.safetensors"
         try:
             tensors = load_file(weights)
@@ -293,8 +300,9 @@ class ProCLIP(ImageTextModel, nn.Module):
             provenance=config.provenance,
         )
         model._folder = folder
-        if commit := commit_of(folder):
-            model.loaded_from, model._hub = f"{name}@{commit}", (str(name), commit)
+        if origin := hub_origin(folder):
+            model.loaded_from = "@".join(origin)
+            model._hub = (*origin, {**access, "cache_dir": folder.parents[2]})
         if embedder is not None and model.embedder_config is not None:
             model.embedder_config, model.embedder_identity = placed_embedder(
                 model.embedder_config, model.embedder_identity, str(embedder)

@@ -63,7 +63,7 @@ def convert_to_proclip(
 def _origin(source: str, checkpoint: Checkpoint, revision: str | None) -> dict[str, Any]:
     """The checkpoint's name, commit and hashes, and the command: a model's provenance."""
     from ..convert.reading import digests_of
-    from ..models.saving import commit_of
+    from ..models.hub import commit_of
 
     path = checkpoint.path
     name = Path(source).resolve().name if Path(source).exists() else source

@@ -17,10 +17,10 @@ from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.embedder_facts import embedder_facts
+from ..models.hub import commit_of
 from ..models.loading import model_folder
 from ..models.model_config import is_proclip, read_model_config
 from ..models.proclip import FILES
-from ..models.saving import commit_of
 
 ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
 """What a model's file holds beside its parameters."""
