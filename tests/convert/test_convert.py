@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -375,6 +376,27 @@ def test_embedder_is_stated_or_known(tmp_path: Path, tiny_llm_path: Path) -> Non
     ):
         with pytest.raises(ProclipError, match=message):
             choose_embedder(stated, settings, None)
+
+
+def test_the_embedder_of_a_converted_model_is_guarded(
+    convert: Convert, tiny_llm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the LLM is a folder; a hub id gives no hash, and the screen says so."""
+    torch.save(tiny("openai").state_dict(), tmp_path / "in.pt")
+    model = convert(tmp_path / "in.pt")
+    assert model.embedder_identity is not None and model.embedder_identity == model.embedder.identity
+    other = shutil.copytree(tiny_llm_path, tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    folder = next(tmp_path.glob("converted-*"))
+    with pytest.raises(ProclipError, match="not the one the adapter was trained with: files"):
+        ProCLIP.from_pretrained(folder, embedder=other).encode_text("a red bar")
+
+    command = ["convert", str(tmp_path / "in.pt"), str(tmp_path / "out"), "--set"]
+    assert main([*command, "embedder.model=/nowhere/x"]) == 2
+    assert "embedder.model '/nowhere/x': there is no such folder" in capsys.readouterr().err
+    assert main([*command, "embedder.model=org/llm"]) == 0
+    assert "no hash of its files" in (tmp_path / "out" / "README.md").read_text()
+    assert ProCLIP.from_pretrained(tmp_path / "out").embedder_identity is None
 
 
 def test_preset_is_a_valid_embedder() -> None:

@@ -61,6 +61,18 @@ def _not_here(name: str, what: str, reason: str) -> NotHere:
     return NotHere(f"{subject} is neither a folder nor a checkpoint that the hub gives: {reason}")
 
 
+def may_be_named(name: str) -> bool:
+    """Whether a checkpoint can have this name: it is a folder, or the hub could know it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        try_to_load_from_cache(name, "config.json")  # refuses what can be no hub id, and asks nobody
+    except HFValidationError:
+        return Path(name).is_dir()
+    return True
+
+
 def hub_origin(folder: Path) -> tuple[str, str] | None:
     """Hub id and commit of a folder in the hub's cache (``models--ORG--NAME/snapshots/COMMIT``), None for any other."""
     commit, repository = commit_of(folder), folder.parent.parent.name
