@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,16 @@ def test_a_folder_is_itself_and_what_is_nowhere_is_named(tmp_path: Path, monkeyp
         embedder_identity(EmbedderConfig(model="org/llm", revision="abc"))
     with pytest.raises(ProclipError, match=r"^embedder\.lora 'org/lora' is neither a folder"):
         embedder_identity(EmbedderConfig(model=str(tmp_path), lora=("org/lora",)))
+    code = EmbedderConfig(model="org/llm", backend="sentence-transformers", trust_remote_code=True)
+    with pytest.raises(ProclipError, match=r"code of 'org/llm' as the hub has it .* --set embedder\.revision=COMMIT"):
+        embedder_identity(code)
     assert [name for name, _, _ in asked] == ["org/clip", "org/llm", "org/lora"]
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
     with pytest.raises(ProclipError, match=r"gives: it is not in the cache, and HF_HUB_OFFLINE is set$"):
         checkpoint_folder("org/clip")
+    with pytest.raises(ProclipError, match=r"^embedder\.model 'org/llm' is neither a folder"):
+        embedder_identity(replace(code, revision="abc"))
+    assert asked[-1][1] == "abc" and "*.py" in asked[-1][2]
     assert asked[1][1] == "abc" and "*.py" not in asked[1][2]
 
 
