@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -148,3 +149,13 @@ def tiny_proclip_path(tmp_path_factory: pytest.TempPathFactory, tiny_clip_path: 
     model = ProCLIP(clip.image_tower, adapter, 2.0, clip.preprocess, config, identity, str(tiny_clip_path))
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_cache(tiny_proclip_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the hub's client that has the tiny ProCLIP as ``me/mine``."""
+    cache, commit = tmp_path_factory.mktemp("hub"), "89abcdef" * 5
+    copytree(tiny_proclip_path, cache / "models--me--mine" / "snapshots" / commit)
+    (cache / "models--me--mine" / "refs").mkdir()
+    (cache / "models--me--mine" / "refs" / "main").write_text(commit)
+    return cache

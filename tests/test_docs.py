@@ -57,7 +57,8 @@ def test_a_paper_recipes_header_is_true(name: str) -> None:
         wanted.append("short and long in stage 2")
     assert captions == ", ".join(wanted)
     assert recipe.data.dataset in text
-    assert ("Not tested" in text) == recipe.embedder.trust_remote_code
+    own_code = recipe.embedder.trust_remote_code
+    assert ("Not tested" in text) == ("--set embedder.revision=COMMIT" in text) == own_code
 
 
 def test_the_table_of_recipes_has_each_once_with_its_headers_figures() -> None:

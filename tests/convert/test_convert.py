@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -448,11 +449,28 @@ def test_width_of_an_embedder(tmp_path: Path) -> None:
         assert embedder_dim(config) == width
 
 
-def test_preset_is_a_valid_embedder() -> None:
-    from typing import get_args, get_type_hints
+def test_the_embedder_of_a_converted_model_is_guarded(
+    convert: Convert, tiny_llm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the LLM is a folder; a hub id gives no hash, and the screen says so."""
+    torch.save(tiny("openai").state_dict(), tmp_path / "in.pt")
+    model = convert(tmp_path / "in.pt")
+    assert model.embedder_identity is not None and model.embedder_identity == model.embedder.identity
+    other = shutil.copytree(tiny_llm_path, tmp_path / "other")
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    folder = next(tmp_path.glob("converted-*"))
+    with pytest.raises(ProclipError, match="not the one the adapter was trained with: files"):
+        ProCLIP.from_pretrained(folder, embedder=other).encode_text("a red bar")
 
-    if "llm2vec" not in get_args(get_type_hints(EmbedderConfig)["backend"]):
-        pytest.skip("the backend llm2vec is another part's and not merged yet")
+    command = ["convert", str(tmp_path / "in.pt"), str(tmp_path / "out"), "--set"]
+    assert main([*command, "embedder.model=/nowhere/x"]) == 2
+    assert "embedder.model '/nowhere/x': there is no such folder" in capsys.readouterr().err
+    assert main([*command, "embedder.model=org/llm"]) == 0
+    assert "no hash of its files" in (tmp_path / "out" / "README.md").read_text()
+    assert ProCLIP.from_pretrained(tmp_path / "out").embedder_identity is None
+
+
+def test_preset_is_a_valid_embedder() -> None:
     official = {"architectures": ["LLM2CLIPModel"]}
     assert choose_embedder(None, [], official) == choose_embedder("llama3-8b-cc", [], None)
     assert choose_embedder(None, [], official).model == PRESETS["llama3-8b-cc"]["model"]

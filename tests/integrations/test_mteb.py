@@ -55,7 +55,7 @@ def test_zero_shot_is_ours(tiny_proclip_path: Path, pictures: list[Image.Image],
         def get_candidate_labels(self) -> list[str]:
             return names
 
-    scores = run(load_mteb_model(tiny_proclip_path), Tiny(), tmp_path)
+    scores = run(load_mteb_model(tiny_proclip_path, device="cpu"), Tiny(), tmp_path)
     ours = ProCLIP.from_pretrained(tiny_proclip_path)
     guessed = (ours.encode_image(pictures) @ ours.encode_text(names).T).argmax(dim=1)
     assert scores["accuracy"] == pytest.approx(float((guessed == torch.tensor(labels)).float().mean()))

@@ -16,6 +16,7 @@ from sentence_transformers.util import semantic_search
 
 from proclip.errors import ProclipError
 from proclip.integrations.sentence_transformers import ProCLIPModule, load_sentence_transformer
+from proclip.models import loading
 from proclip.models.proclip import ProCLIP
 
 TEXTS = ["a red bar", "ein grünes Quadrat auf weißem Grund, von oben gesehen", "x", "two"]
@@ -111,6 +112,30 @@ def test_refusals(theirs: SentenceTransformer, tiny_proclip_path: Path, pictures
         ProCLIPModule.load(str(tiny_proclip_path), backend="onnx")
     with pytest.raises(ProclipError, match="model_kwargs"):
         ProCLIPModule.load(str(tiny_proclip_path), model_kwargs={"dtype": "float16"})
+
+
+def test_from_the_hubs_cache(hub_cache: Path, ours: ProCLIP, tmp_path: Path) -> None:
+    model = SentenceTransformer(
+        "me/mine", trust_remote_code=True, device="cpu", cache_folder=str(hub_cache), local_files_only=True
+    )
+    close(model.encode(TEXTS), ours.encode_text(TEXTS))
+    (snapshot,) = hub_cache.glob("models--me--mine/snapshots/*")
+    model.save(str(tmp_path / "again"))
+    for loaded in (snapshot, tmp_path / "again"):
+        assert str(hub_cache) not in (loaded / "config.json").read_text()
+    origin = json.loads((tmp_path / "again" / "config.json").read_text())["loaded_from"]
+    assert origin == f"me/mine@{snapshot.name}" == load_sentence_transformer(snapshot)[0].model.loaded_from
+
+
+def test_the_device_is_that_of_proclip_load(
+    tiny_proclip_path: Path, ours: ProCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "pick_device", lambda: "meta")  # one that every machine has
+    assert load_sentence_transformer(tiny_proclip_path)[0].model.device.type == "meta"
+    assert load_sentence_transformer(tiny_proclip_path, device="cpu").device.type == "cpu"
+    assert load_sentence_transformer(ours).device.type == "cpu"  # where it is
+    with pytest.raises(ProclipError, match="device 'gpu' is not to be had here"):
+        load_sentence_transformer(tiny_proclip_path, device="gpu")
 
 
 def test_saving_again(tiny_proclip_path: Path, ours: ProCLIP, pictures: list[Image.Image], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,12 +80,40 @@ def test_refusals(auto: ProCLIPModel, tiny_proclip_path: Path, tmp_path: Path) -
         AutoModel.from_pretrained(tiny_proclip_path, quantization_config={"a": 1})
     with pytest.raises(ProclipError, match="one device for the whole model"):
         AutoModel.from_pretrained(tiny_proclip_path, device_map={"image_tower": "cpu"})
+    for device in ("gpu", "balanced", {"": "disk"}, 99):
+        with pytest.raises(ProclipError, match=r"^device_map takes 'auto' or one device for the whole model: device"):
+            AutoModel.from_pretrained(tiny_proclip_path, device_map=device)
+    for dtype in ("float99", "load", torch.int8):
+        with pytest.raises(ProclipError, match=r"dtype .* is not known: float32, float16, bfloat16 are"):
+            AutoModel.from_pretrained(tiny_proclip_path, dtype=dtype)
+    with pytest.raises(ProclipError, match="no argument force_download"):
+        AutoModel.from_pretrained(tiny_proclip_path, force_download=True)
     with pytest.raises(ProclipError, match="llm_embeds or texts, one of them"):
         auto.get_text_features()
     with pytest.raises(ProclipError, match="use from_pretrained"):
         AutoModel.from_config(auto.config)
     with pytest.raises(ProclipError, match="logit_scale is missing"):
         auto.save_pretrained(tmp_path / "x", state_dict={})
+
+
+def test_from_the_hubs_cache(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[dict[str, Any]] = []
+    real = huggingface_hub.snapshot_download
+
+    def watched(name: str, **arguments: Any) -> str:
+        asked.append(arguments)
+        return real(name, **arguments)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", watched)
+    auto = AutoModel.from_pretrained("me/mine", cache_dir=hub_cache, local_files_only=True, token="hf_secret")
+    given = {"cache_dir": hub_cache, "local_files_only": True, "token": "hf_secret"}
+    assert len(asked) == 1 and given.items() <= asked[0].items()
+    (snapshot,) = hub_cache.glob("models--me--mine/snapshots/*")
+    assert auto.model.loaded_from == f"me/mine@{snapshot.name}" == auto.config.loaded_from
+    with pytest.raises(ProclipError, match="'me/mine' is neither a folder nor a checkpoint that the hub gives"):
+        ProCLIPModel.from_pretrained("me/mine", cache_dir=hub_cache / "other", local_files_only=True)
 
 
 EITHER_ORDER = [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from slow_llm2vec import slow_embed
@@ -66,7 +67,7 @@ def same_as_sentence_transformers(name: str, dim: int, dtype: str, **settings: A
 
     config = EmbedderConfig(model=name, backend="sentence-transformers", dtype=dtype, **settings)  # type: ignore[arg-type]
     library = SentenceTransformer(
-        name, device=device(), trust_remote_code=config.trust_remote_code,
+        name, device=device(), trust_remote_code=config.trust_remote_code, revision=config.revision,
         model_kwargs={"dtype": getattr(torch, dtype)},
     )  # fmt: skip
     library.max_seq_length = min(library.max_seq_length or config.max_length, config.max_length)
@@ -124,7 +125,8 @@ def test_sentence_transformers_models_of_the_hub(name: str) -> None:
 def test_models_with_their_own_code(name: str) -> None:
     dim, size = OWN_CODE[name]
     need(size)
-    nearer(same_as_sentence_transformers(name, dim, "bfloat16", trust_remote_code=True))
+    commit = huggingface_hub.HfApi().model_info(name).sha
+    nearer(same_as_sentence_transformers(name, dim, "bfloat16", trust_remote_code=True, revision=commit))
 
 
 @pytest.mark.network

@@ -15,7 +15,7 @@ from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
 from proclip.models import embedder as embedder_module
 from proclip.models import saving
-from proclip.models.card import front_matter, hub_id, licence_of
+from proclip.models.card import front_matter, hub_id, licence_of, without_places
 from proclip.models.hub import lasting_name
 from proclip.models.proclip import ProCLIP
 from proclip.models.saving import pinned_embedder, pinned_revision
@@ -158,13 +158,15 @@ def test_push_and_load_from_the_hub(
     assert hub.created == {"me/mine": True}
     assert {"config.json", "model.safetensors", "modules.json", "README.md"} <= set(hub.files)
     assert "embedder/tiny-llm/model.safetensors" in hub.files
+    assert 'proclip.load("me/mine")' in hub.files["README.md"].decode()
     snapshot = tmp_path / "models--me--mine" / "snapshots" / COMMIT
     asked: list[str] = []
 
-    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str], **access: Any) -> str:
         from fnmatch import fnmatch
 
-        assert name == "me/mine" and revision in (None, COMMIT)
+        assert name == "me/mine" and revision in (None, COMMIT) and access.pop("token") == "secret"
+        assert access in ({}, {"cache_dir": tmp_path})  # where the first files are, there the LLM's come too
         for file, content in hub.files.items():
             if any(fnmatch(file, pattern) for pattern in allow_patterns):
                 asked.append(file)
@@ -173,14 +175,16 @@ def test_push_and_load_from_the_hub(
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    loaded = ProCLIP.from_pretrained("me/mine")
+    loaded = ProCLIP.from_pretrained("me/mine", token="secret")
     assert torch.equal(loaded.encode_image(pictures), model.encode_image(pictures))
     assert "embedder/tiny-llm/model.safetensors" not in asked  # the LLM comes with the first text
     assert torch.equal(loaded.encode_text("a red bar"), model.encode_text("a red bar"))
     assert loaded.saved_config()["loaded_from"] == f"me/mine@{COMMIT}"
     loaded.save_pretrained(tmp_path / "again")
+    assert "secret" not in (tmp_path / "again" / "config.json").read_text()
     again = ProCLIP.from_pretrained(tmp_path / "again")
     assert torch.equal(again.encode_text("a red bar"), model.encode_text("a red bar"))
+    assert ProCLIP.from_pretrained(snapshot).loaded_from == f"me/mine@{COMMIT}"
 
 
 def test_hub_revisions_are_pinned(model: ProCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,16 +209,29 @@ def test_the_card(model: ProCLIP, tmp_path: Path) -> None:
     model.embedder_config = EmbedderConfig(model="Qwen/Qwen3-Embedding-0.6B", backend="sentence-transformers")
     model.embedder_identity = None
     model.provenance = {
-        "recipe": "r", "seed": 1, "config_hash": "abc", "commands": ["proclip train r.toml"],
-        "data": {"dataset": "coco", "stages": {"stage 1": "split `align`"}},
+        "recipe": "r", "seed": 1, "config_hash": "abc", "commands": ["proclip train /home/me/r.toml --out=/x/run"],
+        "data": {"dataset": "coco + 2 x /mnt/big/cc3m", "stages": {"stage 1": "split `align`"}},
     }  # fmt: skip
     model.save_pretrained(tmp_path / "m", "## Figures\n\n| a | b |")
     text = (tmp_path / "m" / "README.md").read_text()
     matter = front_matter(text)
-    assert matter["library_name"] == "proclip" and matter["license"] == "other"
+    assert matter["library_name"] == "proclip-align" and matter["license"] == "other"
+    assert (
+        'pip install "proclip-align[llm]"' in text
+        and 'proclip.load("FOLDER-OR-HUB-ID")' in text
+        and "import proclip\n" in text
+    )
     assert matter["base_model"] == ["openai/clip-vit-base-patch32", "Qwen/Qwen3-Embedding-0.6B"]
     assert {"sentence-transformers", "clip"} <= set(matter["tags"])
-    for part in ("## Licences", "Apache-2.0", "MIT", "proclip train r.toml", "hash `abc`", "`coco`", "| a | b |"):
+    for part in (
+        "## Licences",
+        "Apache-2.0",
+        "MIT",
+        "hash `abc`",
+        "| a | b |",
+        "proclip train r.toml --out=run",
+        "`coco + 2 x cc3m`",
+    ):
         assert part in text
     assert huggingface_hub.ModelCard(text).data.to_dict()["license"] == "other"  # the hub's own reader
     assert ProCLIP.from_pretrained(tmp_path / "m").provenance == model.provenance
@@ -273,6 +290,30 @@ def test_a_model_finds_its_folders_from_anywhere(
     (there / "renamed" / "config.json").write_text((there / "renamed" / "config.json").read_text() + " ")
     with pytest.raises(ProclipError, match="not the one the adapter was trained with: files: want"):
         ProCLIP.from_pretrained(there / "again").encode_text("a red bar")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "proclip embed /a/b/r.toml --set data.dataset=/c/d/ --out runs/x",
+            "proclip embed r.toml --set data.dataset=d --out runs/x",
+        ),
+        ('--set data.dataset=[{path = "/a/b"}, {path = "c/d"}]', '--set data.dataset=[{path = "b"}, {path = "c/d"}]'),
+        ("tuned: `/a/run` (sha256 ab/c)", "tuned: `run` (sha256 ab/c)"),
+        (
+            "open_clip:ViT-B-32//a/w.safetensors and open_clip:/a/eva",
+            "open_clip:ViT-B-32/w.safetensors and open_clip:eva",
+        ),
+        (r"--out C:\Users\me\run", "--out run"),
+        (
+            "https://host/a/b, hf:org/set, ./a/b, ../a, ~/a, a / b",
+            "https://host/a/b, hf:org/set, ./a/b, ../a, ~/a, a / b",
+        ),
+    ],
+)
+def test_absolute_paths_lose_their_place(text: str, shown: str) -> None:
+    assert without_places(text) == shown
 
 
 def test_names_that_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ def test_a_run_tells_how_it_was_made(
     assert trained["data"]["benchmark"]["name"] == "tiny" and "stage 2" in trained["data"]["stages"]
     card = (run / "model" / "README.md").read_text()
     assert "recipe `tiny`, seed 0" in card and "tiny version 1" in card
+    assert "- data: `tiny`" in card and str(tmp_path) not in card
     capsys.readouterr()
     assert main(["inspect", str(run)]) == 0
     screen = capsys.readouterr().out
@@ -123,7 +124,8 @@ def test_a_run_tells_how_it_was_made(
         torch.testing.assert_close(tensor, (ends[0] + ends[1]) / 2)
     assert torch.equal(half.encode_text("rot"), tuned.encode_text("rot"))
     card = (out / "README.md").read_text()
-    assert "a = 0.5" in card and str(run) in card and tuned.clip_name in card and "recipe `tiny`" in card
+    assert "a = 0.5" in card and "- parent: tuned: `run`" in card and "recipe `tiny`" in card
+    assert Path(tuned.clip_name).name in card and str(tmp_path) not in card and str(tiny_clip_path) not in card
     assert "is not empty" in error_of(capsys, "interpolate", str(run), "--alpha", "0.5", "--out", str(out))
 
 

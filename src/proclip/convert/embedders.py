@@ -10,6 +10,8 @@ from ..config import EmbedderConfig, from_dict
 from ..config.reading import load_toml, merge_settings
 from ..errors import ProclipError
 from ..files import read_json
+from ..models.embedder import embedder_identity
+from ..models.hub import may_be_named
 
 PRESETS: dict[str, dict[str, Any]] = {
     "llama3-8b-cc": {
@@ -79,6 +81,16 @@ def embedder_dim(config: EmbedderConfig) -> int | None:
     return width if isinstance(width, int) else None
 
 
+def identity_here(config: EmbedderConfig) -> dict[str, Any] | None:
+    """The identity of an embedder whose files are on this machine as folders; None for one of the hub.
+
+    Raises:
+        ProclipError: a folder cannot be an embedder's.
+    """
+    here = all(Path(name).is_dir() for name in (config.model, *config.lora))
+    return embedder_identity(config) if here else None
+
+
 def check_embedder(config: EmbedderConfig, llm_dim: int) -> bool:
     """Compare the embedder's width with the adapter's.
 
@@ -86,8 +98,13 @@ def check_embedder(config: EmbedderConfig, llm_dim: int) -> bool:
         whether the embedder's width is known here.
 
     Raises:
-        ProclipError: they differ.
+        ProclipError: they differ, or the model is a path at which nothing is.
     """
+    if not may_be_named(config.model):
+        raise ProclipError(
+            f"embedder.model {config.model!r}: there is no such folder, and nothing on the hub can be called that; "
+            "give the folder as it lies on this machine (the model's user may have it elsewhere), or a hub id"
+        )
     dim = embedder_dim(config)
     if dim is not None and dim != llm_dim:
         raise ProclipError(f"embedder.model {config.model!r} gives vectors of width {dim}, the adapter takes {llm_dim}")

@@ -154,6 +154,7 @@ def write_proclip(
     card: str = "",
     clip: str | None = None,
     provenance: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a `ProCLIP` folder. Weights keep the checkpoint's precision; memory is about the checkpoint's size.
 
@@ -164,6 +165,7 @@ def write_proclip(
         card: text for the model card.
         clip: the CLIP that the image tower was tuned from, if that is known.
         provenance: how the model was made, JSON values.
+        identity: of the embedder, if it is known: another one is then refused.
 
     Raises:
         ProclipError: `out` is there, or a weight is NaN or infinite.
@@ -182,7 +184,7 @@ def write_proclip(
     tensors |= {"adapter.input_mean": torch.zeros(made.adapter.llm_dim)}
     tensors |= {"adapter.input_std": torch.ones(made.adapter.llm_dim)}
     model = ProCLIP(
-        made.tower.tower, made.adapter, scale, made.tower.preprocess, embedder, clip_name=clip, provenance=provenance
+        made.tower.tower, made.adapter, scale, made.tower.preprocess, embedder, identity, clip, provenance=provenance
     )
     model.load_state_dict(tensors, strict=True, assign=True)
     model.save_pretrained(out, card)

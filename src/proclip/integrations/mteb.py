@@ -15,6 +15,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 
 from ..errors import ProclipError
+from ..models.devices import known_device
 from ..models.proclip import ProCLIP
 from .sentence_transformers import load_sentence_transformer
 
@@ -33,11 +34,11 @@ class ProCLIPEncoder(AbsEncoder):  # type: ignore[misc, unused-ignore]
     Args:
         model: a model, or the folder or hub id of one.
         revision: of the hub's repository.
-        device: where it computes.
+        device: where it computes; where a model that is given is, else ``cuda`` where there is one, if None.
     """
 
     def __init__(self, model: ProCLIP | str | Path, revision: str | None = None, device: str | None = None) -> None:
-        loaded = model if isinstance(model, ProCLIP) else ProCLIP.from_pretrained(model, revision)
+        loaded = model if isinstance(model, ProCLIP) else ProCLIP.from_pretrained(model, revision, known_device(device))
         name = "proclip/model" if isinstance(model, ProCLIP) else _mteb_name(str(model))
         self.model = load_sentence_transformer(loaded, device=device)
         self.mteb_model_meta = ModelMeta.create_empty(

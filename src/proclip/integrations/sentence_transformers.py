@@ -22,7 +22,9 @@ from torch import Tensor
 from ..errors import ProclipError
 from ..files import read_json
 from ..models.clip import checkpoint_folder
+from ..models.devices import known_device
 from ..models.embedder import LazyEmbedder
+from ..models.hub import HubAccess
 from ..models.inputs import open_picture
 from ..models.proclip import ProCLIP
 
@@ -165,13 +167,9 @@ class ProCLIPModule(InputModule):
         for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
             if kwargs.get(name):
                 raise ProclipError(f"{name}: a proclip model takes none; its config.json says how the LLM is loaded")
-        folder = cls.load_dir_path(
-            model_name_or_path, subfolder, token=token, cache_folder=cache_folder, revision=revision,
-            local_files_only=local_files_only,
-        )  # fmt: skip
-        if folder is None:
-            raise ProclipError(f"{model_name_or_path!r} is neither a folder nor a model that the hub gives")
-        return cls(ProCLIP.from_pretrained(folder))
+        name = Path(model_name_or_path, subfolder).as_posix()
+        access: HubAccess = {"token": token, "cache_dir": cache_folder, "local_files_only": local_files_only}
+        return cls(ProCLIP.from_pretrained(name, revision, **access))
 
 
 def load_sentence_transformer(
@@ -179,20 +177,26 @@ def load_sentence_transformer(
 ) -> SentenceTransformer:
     """A ProCLIP model, folder or hub id as a ``SentenceTransformer``, with the prompts that were saved with it.
 
+    Args:
+        model: a model, or the folder or hub id of one.
+        revision: of the hub's repository.
+        device: where it computes; where a model that is given is, else ``cuda`` where there is one, if None.
+
     Raises:
-        ProclipError: what `ProCLIP.from_pretrained` raises.
+        ProclipError: the device is not known here, or what `ProCLIP.from_pretrained` raises.
     """
     settings: dict[str, Any] = {}
     card: str | None = None
+    where = str(model.device) if isinstance(model, ProCLIP) and device is None else known_device(device)
     if not isinstance(model, ProCLIP):
         folder = checkpoint_folder(str(model), revision, ["config_sentence_transformers.json", "README.md"])
         path = folder / "config_sentence_transformers.json"
         settings = read_json(path) if path.is_file() else {}
         card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else None
-        model = ProCLIP.from_pretrained(model, revision)
+        model = ProCLIP.from_pretrained(model, revision, where)
     loaded = SentenceTransformer(
         modules=[ProCLIPModule(model)],
-        device=device or str(model.device),
+        device=where,
         prompts=settings.get("prompts"),
         default_prompt_name=settings.get("default_prompt_name"),
         similarity_fn_name=settings.get("similarity_fn_name", "cosine"),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -15,14 +14,16 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..errors import ProclipError
+from ..models.arithmetic import known_dtype
+from ..models.devices import known_device, pick_device
+from ..models.hub import HubAccess
 from ..models.proclip import ProCLIP, load_weights
 from .transformers_config import ProCLIPConfig, register_config
 
 HARMLESS = {
-    "adapter_kwargs", "cache_dir", "code_revision", "force_download", "local_files_only", "low_cpu_mem_usage",
-    "proxies", "token", "trust_remote_code", "use_safetensors", "weights_only",
+    "adapter_kwargs", "code_revision", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only",
 }  # fmt: skip
-"""Arguments of ``from_pretrained`` that change nothing here, or nothing but where the hub's files are kept."""
+"""Arguments of ``from_pretrained`` that change nothing here: weights are safetensors, and no code is taken."""
 
 
 @dataclass
@@ -79,23 +80,27 @@ class ProCLIPModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             pretrained_model_name_or_path: folder or hub id.
             args: none.
             config: read from the folder in any case.
-            kwargs: ``revision``, ``dtype`` (or ``torch_dtype``; float32 if not given), ``device_map`` as one device.
+            kwargs: ``revision``, ``token``, ``cache_dir`` and ``local_files_only`` of the hub; ``dtype`` (or
+                ``torch_dtype``; as saved, which is float32, if not given), ``device_map`` as one device.
 
         Raises:
-            ProclipError: another argument, or what `ProCLIP.from_pretrained` raises.
+            ProclipError: another argument, a dtype or device that is not known here, or what `ProCLIP.from_pretrained`
+                raises.
         """
         revision, dtype = kwargs.pop("revision", None), kwargs.pop("dtype", None)
         dtype, device = dtype or kwargs.pop("torch_dtype", None), kwargs.pop("device_map", None)
-        given = {name for name, value in kwargs.items() if value is not None and not name.startswith("_")}
+        access: Any = {name: kwargs.pop(name) for name in HubAccess.__annotations__ if name in kwargs}
+        given = {name for name, value in kwargs.items() if value not in (None, False) and not name.startswith("_")}
         if unknown := sorted(given - HARMLESS):
             raise ProclipError(f"ProCLIPModel.from_pretrained has no argument {', '.join(unknown)}")
         if isinstance(device, Mapping):
             if set(device) != {""}:
                 raise ProclipError(f"device_map: one device for the whole model, not {dict(device)}")
             device = device[""]
-        loaded = ProCLIP.from_pretrained(pretrained_model_name_or_path, revision, _device(device))
-        if dtype not in (None, "auto"):
-            loaded = loaded.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        precision = known_dtype(None if dtype == "auto" else dtype)
+        loaded = ProCLIP.from_pretrained(pretrained_model_name_or_path, revision, _device(device), **access)
+        if precision is not None:
+            loaded = loaded.to(precision)
         own = ProCLIPConfig(**loaded.saved_config())
         own._name_or_path = str(pretrained_model_name_or_path)
         model = cls(own, loaded)
@@ -195,6 +200,10 @@ def register_auto() -> None:
 
 
 def _device(device: Any) -> str:
+    """``device_map`` as one device: the CPU if it is None, as everywhere in transformers."""
     if device in (None, "auto"):
-        return "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
-    return f"cuda:{device}" if isinstance(device, int) else str(device)
+        return "cpu" if device is None else pick_device()
+    try:
+        return known_device(f"cuda:{device}" if isinstance(device, int) else device)
+    except ProclipError as error:
+        raise ProclipError(f"device_map takes 'auto' or one device for the whole model: {error}") from None

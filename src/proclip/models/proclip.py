@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,13 @@ from .clip import checkpoint_folder
 from .devices import known_device
 from .embedder import LazyEmbedder, TextEmbedder
 from .embedder_facts import embedder_facts
-from .hub import OURS, lasting_name
+from .hub import OURS, HubAccess, hub_origin, lasting_name
 from .image_text import ImageTextModel
 from .model_config import FORMAT_VERSION, TowerConfig, read_model_config
 from .preprocess import ImagePreprocess
 from .pretrained import VisionModelTower, check_preprocess
 from .saving import (
     EMBEDDER_FOLDER,
-    commit_of,
     copy_embedder,
     is_inside,
     pinned_embedder,
@@ -103,7 +102,7 @@ class ProCLIP(ImageTextModel, nn.Module):
         self.provenance = dict(provenance) if provenance is not None else None
         self.loaded_from: str | None = None
         self._folder: Path | None = None
-        self._hub: tuple[str, str | None] | None = None
+        self._hub: tuple[str, str, HubAccess] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded LLM where it can be loaded again: a copy in another process loads its own."""
@@ -134,7 +133,8 @@ class ProCLIP(ImageTextModel, nn.Module):
         if not is_inside(config.model) or self._folder is None:
             return config
         if self._hub is not None:  # only now: a user of images alone never downloads the LLM
-            checkpoint_folder(*self._hub, allow_patterns=[f"{EMBEDDER_FOLDER}/*"])
+            name, commit, access = self._hub
+            checkpoint_folder(name, commit, [f"{EMBEDDER_FOLDER}/*"], **access)
         return dataclasses.replace(config, model=str(self._folder / config.model))
 
     @property
@@ -198,15 +198,21 @@ class ProCLIP(ImageTextModel, nn.Module):
             ProclipError: the model was made around an embedder object, or the LLM to copy cannot be found or is not the
                 one that the adapter was trained with.
         """
+        self._save(Path(folder), card, include_embedder, None)
+
+    def _save(self, folder: Path, card: str, include_embedder: bool | None, name: str | None) -> None:
+        """`save_pretrained`, with the model's name on the hub for the card."""
 
         def fill(draft: Path) -> None:
             write_json(draft / "modules.json", MODULES)
             write_json(draft / "config_sentence_transformers.json", SENTENCE_TRANSFORMERS)
-            self.write_files(draft, card, include_embedder)
+            self.write_files(draft, card, include_embedder, name)
 
-        write_folder(Path(folder), fill)
+        write_folder(folder, fill)
 
-    def write_files(self, folder: Path, card: str = "", include_embedder: bool | None = None) -> None:
+    def write_files(
+        self, folder: Path, card: str = "", include_embedder: bool | None = None, name: str | None = None
+    ) -> None:
         """Write weights, config and card, as `save_pretrained` does, into a folder that exists."""
         config = self.saved_config()
         if include_embedder or (include_embedder is None and is_inside(config["embedder"]["model"])):
@@ -217,8 +223,8 @@ class ProCLIP(ImageTextModel, nn.Module):
         counts = {part: sum(p.numel() for p in getattr(self, part).parameters()) for part in ("image_tower", "adapter")}
         write_tensors(folder / "model.safetensors", self.state_dict())
         write_json(folder / "preprocessor_config.json", self.preprocess.to_config())
-        embedder = from_dict(EmbedderConfig, config["embedder"], where="embedder")
-        write_atomically(folder / "README.md", model_card(config, embedder_facts(embedder, folder), counts, card))
+        facts = embedder_facts(from_dict(EmbedderConfig, config["embedder"], where="embedder"), folder)
+        write_atomically(folder / "README.md", model_card(config, facts, counts, card, name))
         write_json(folder / "config.json", config)
 
     def saved_config(self) -> dict[str, Any]:
@@ -250,7 +256,12 @@ class ProCLIP(ImageTextModel, nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, revision: str | None = None, device: str = "cpu", embedder: str | Path | None = None
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        device: str = "cpu",
+        embedder: str | Path | None = None,
+        **access: Unpack[HubAccess],
     ) -> ProCLIP:
         """Load a model that `save_pretrained` wrote.
 
@@ -260,6 +271,8 @@ class ProCLIP(ImageTextModel, nn.Module):
             device: where to put the weights.
             embedder: folder or hub id of the LLM where it lies now, if that is not where ``config.json`` says. Another
                 LLM than the adapter was trained with is refused when a text is first encoded.
+            access: how the hub is asked for this model: ``token``, ``cache_dir``, ``local_files_only``. An LLM of
+                another repository is asked for with what the environment says (``HF_TOKEN``, ``HF_HUB_OFFLINE``).
 
         Raises:
             ProclipError: not a model of ours, a version this code does not know, a field that is missing or wrong,
@@ -269,7 +282,7 @@ class ProCLIP(ImageTextModel, nn.Module):
         from safetensors.torch import load_file
 
         device = known_device(device)
-        folder = checkpoint_folder(str(name), revision, allow_patterns=FILES)
+        folder = checkpoint_folder(str(name), revision, FILES, **access)
         config, weights = read_model_config(folder), folder / "model.safetensors"
         try:
             tensors = load_file(weights)
@@ -289,8 +302,9 @@ class ProCLIP(ImageTextModel, nn.Module):
             provenance=config.provenance,
         )
         model._folder = folder
-        if commit := commit_of(folder):
-            model.loaded_from, model._hub = f"{name}@{commit}", (str(name), commit)
+        if origin := hub_origin(folder):
+            model.loaded_from = "@".join(origin)
+            model._hub = (*origin, {**access, "cache_dir": folder.parents[2]})
         if embedder is not None and model.embedder_config is not None:
             model.embedder_config, model.embedder_identity = placed_embedder(
                 model.embedder_config, model.embedder_identity, str(embedder)
@@ -312,7 +326,7 @@ class ProCLIP(ImageTextModel, nn.Module):
 
         api = HfApi()
         with TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model", card, include_embedder=include_embedder)
+            self._save(Path(folder) / "model", card, include_embedder, repo_id)
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
 

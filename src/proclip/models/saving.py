@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -16,10 +15,9 @@ from ..errors import ProclipError
 from ..files import make_folder, replacing
 from .embedder import embedder_identity, identity_difference
 from .embedder_source import locate, settings_of
-from .hub import lasting_name, local_file
+from .hub import COMMIT, commit_of, lasting_name, local_file
 
 EMBEDDER_FOLDER = "embedder"
-COMMIT = re.compile(r"[0-9a-f]{40}")
 EMBEDDER_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 
 
@@ -56,11 +54,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as draft:
         save_file(plain, draft, metadata={"format": "pt"})
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of a folder in the hub's cache (``.../snapshots/COMMIT``), None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None
 
 
 def pinned_revision(name: str | None, revision: str | None, file: str = "config.json") -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..convert.facts import Hints
 from ..errors import ProclipError
+from ..models.card import without_places
 from ..models.loading import model_folder
 from .recipes import environment
 
@@ -40,7 +41,7 @@ def convert_to_proclip(
         ProclipError: the checkpoint is not understood wholly, or `out` is there.
     """
     from ..convert import plan, write_proclip
-    from ..convert.embedders import check_embedder, choose_embedder
+    from ..convert.embedders import check_embedder, choose_embedder, identity_here
     from ..convert.reading import read_checkpoint
 
     if out.exists():
@@ -49,19 +50,25 @@ def convert_to_proclip(
     config = choose_embedder(embedder, settings, checkpoint.config)
     made = plan(checkpoint, hints)
     known = check_embedder(config, made.adapter.llm_dim)
+    identity = identity_here(config)
+    unsaid = [] if known else ["width not checked"]
+    if identity is None:
+        unsaid.append("no hash of its files, so that another LLM of this width is not noticed")
+        unsaid += [] if config.revision else ["no embedder.revision"]
     facts = made.facts()
-    facts.append(("embedder", f"{config.model} ({config.backend}){'' if known else ', width not checked'}"))
+    facts.append(("embedder", f"{config.model} ({'; '.join([config.backend, *unsaid])})"))
     _print(source, facts)
-    text = "\n".join(["What `proclip convert` found:", "", *(f"- {name}: {value}" for name, value in facts)])
+    lines = [f"- {name}: {without_places(value)}" for name, value in facts]
+    text = "\n".join(["What `proclip convert` found:", "", *lines])
     original = str(Path(clip).resolve()) if clip is not None and Path(clip).is_dir() else clip
-    write_proclip(made, out, config, text, original, _origin(source, checkpoint, revision))
+    write_proclip(made, out, config, text, original, _origin(source, checkpoint, revision), identity)
     print(out)
 
 
 def _origin(source: str, checkpoint: Checkpoint, revision: str | None) -> dict[str, Any]:
     """The checkpoint's name, commit and hashes, and the command: a model's provenance."""
     from ..convert.reading import digests_of
-    from ..models.saving import commit_of
+    from ..models.hub import commit_of
 
     path = checkpoint.path
     name = Path(source).resolve().name if Path(source).exists() else source

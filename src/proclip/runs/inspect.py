@@ -17,12 +17,11 @@ from ..files import read_json
 from ..models.card import front_matter
 from ..models.clip import checkpoint_folder, load_clip
 from ..models.embedder_facts import embedder_facts
-from ..models.hub import local_file
+from ..models.hub import commit_of, local_file
 from ..models.loading import model_folder
 from ..models.model_config import is_proclip, read_model_config
 from ..models.open_clip_source import CONFIG_FILE, HUB_PREFIX, PREFIX, is_open_clip
 from ..models.proclip import FILES
-from ..models.saving import commit_of
 
 ADAPTER_STATISTICS = {"adapter.input_mean", "adapter.input_std"}
 """What a model's file holds beside its parameters."""

@@ -24,7 +24,7 @@ from ..models.clip_transformers import load_clip_model
 from ..models.compiling import check_compiler
 from ..models.devices import pick_device
 from ..models.embedder import identity_difference
-from ..models.embedder_source import settings_of
+from ..models.embedder_source import refuse_unpinned_code, settings_of
 from ..models.hub import lasting_name
 from ..models.proclip import ProCLIP, load_weights
 from ..seeding import seed_all
@@ -86,9 +86,11 @@ def check_recipe(recipe: Recipe, folder: Path, device: str | None = None) -> Non
         device: as for `train_recipe`.
 
     Raises:
-        ProclipError: arithmetic that the device has not, a run folder of another recipe, a CLIP or a start that does
-            not load, parameter groups or blocks of the image tower that are not there.
+        ProclipError: code of the hub without a revision, arithmetic that the device has not, a run folder of another
+            recipe, a CLIP or a start that does not load, parameter groups or blocks of the image tower that are not
+            there.
     """
+    refuse_unpinned_code(recipe.embedder)
     _enter(recipe, folder, device or pick_device())
     if recipe.evaluate:
         StageEvaluation(recipe, folder, device or pick_device())
