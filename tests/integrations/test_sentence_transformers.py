@@ -16,7 +16,7 @@ from sentence_transformers.util import semantic_search
 
 from proclip.errors import ProclipError
 from proclip.integrations.sentence_transformers import ProCLIPModule, load_sentence_transformer
-from proclip.models import loading
+from proclip.models import devices
 from proclip.models.proclip import ProCLIP
 
 TEXTS = ["a red bar", "ein grünes Quadrat auf weißem Grund, von oben gesehen", "x", "two"]
@@ -130,10 +130,13 @@ def test_from_the_hubs_cache(hub_cache: Path, ours: ProCLIP, tmp_path: Path) -> 
 def test_the_device_is_that_of_proclip_load(
     tiny_proclip_path: Path, ours: ProCLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "pick_device", lambda: "meta")  # one that every machine has
-    assert load_sentence_transformer(tiny_proclip_path)[0].model.device.type == "meta"
+    picked: list[str] = []
+    monkeypatch.setattr(devices, "pick_device", lambda: picked.append("cpu") or "cpu")
     assert load_sentence_transformer(tiny_proclip_path, device="cpu").device.type == "cpu"
     assert load_sentence_transformer(ours).device.type == "cpu"  # where it is
+    assert not picked
+    load_sentence_transformer(tiny_proclip_path)
+    assert picked == ["cpu"]
     with pytest.raises(ProclipError, match="device 'gpu' is not to be had here"):
         load_sentence_transformer(tiny_proclip_path, device="gpu")
 
