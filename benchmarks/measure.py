@@ -252,7 +252,7 @@ def write(
     result = {
         "benchmark": Path(sys.argv[0]).stem,
         "question": (doc or "").strip().splitlines()[0],
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_paths(sys.argv[1:])]),
+        "command": command(),
         "small": options.small,
         "date": date.today().isoformat(),
         "commit": found["commit"],
@@ -265,8 +265,10 @@ def write(
     write_json(options.out, result)
 
 
-def _without_paths(words: Sequence[str]) -> list[str]:
-    return [Path(word).name if word.startswith("/") else word for word in words]
+def command() -> str:
+    """The command that runs this script, without the places of folders."""
+    words = (Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def machine() -> dict[str, Any]:

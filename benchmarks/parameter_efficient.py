@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import in_turn, peak_memory
+from measure import command, in_turn, peak_memory
 from training import Steps
 
 from proclip.config import ImageTuningConfig, ParameterRule, Recipe, TuneConfig, config_hash
@@ -257,7 +257,8 @@ def table(bench: Bench, seeds: int, rounds: int, choice: Mapping[str, Any], out:
     rows["stage 1, where all start"] = {"cells": columns(stage1), "figures": stage1}
     result: dict[str, Any] = {
         "benchmark": dict(world.notes), "split": split, "seeds": seeds, "rounds": rounds, "smoke": bench.smoke,
-        "choice": choice, "rows": rows, "environment": environment() | {"threads": torch.get_num_threads()},
+        "choice": choice, "rows": rows,
+        "environment": environment() | {"command": command(), "threads": torch.get_num_threads()},
     }  # fmt: skip
     for mode in MODES:
         recipes = [bench.recipe(mode, rates[mode], seed) for seed in range(seeds)]
