@@ -116,11 +116,12 @@ def test_from_the_hubs_cache(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -
         ProCLIPModel.from_pretrained("me/mine", cache_dir=hub_cache / "other", local_files_only=True)
 
 
+slow = pytest.mark.slow
 EITHER_ORDER = [
     "import proclip; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1])\n"
     "assert 'proclip.models.proclip' not in sys.modules; from transformers import AutoModel",  # a config needs no model
-    "from transformers import AutoConfig; import proclip; from transformers import AutoModel",
-    pytest.param("from transformers import AutoConfig, AutoModel; import proclip", marks=pytest.mark.slow),
+    pytest.param("from transformers import AutoConfig; import proclip; from transformers import AutoModel", marks=slow),
+    pytest.param("from transformers import AutoConfig, AutoModel; import proclip", marks=slow),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,18 +160,21 @@ def first_half(run: Path, kind: str, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / kind / f"step-{2 * STEPS:08d}")
 
 
-def work(rank: int, folder: Path, worlds: Sequence[int], kinds: Sequence[str], hows: Sequence[How]) -> None:
+Plan = Mapping[int, tuple[Sequence[str], Sequence[How]]]
+"""What is trained by how many processes, the most first: of these kinds, each in these ways."""
+
+
+def work(rank: int, folder: Path, plan: Plan) -> None:
     """What each process does: all runs in worlds of several sizes, one after the other."""
     torch.set_num_threads(1)
-    for world in worlds:
+    for world, (kinds, hows) in plan.items():
         if rank >= world:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world)
         try:
             _runs(folder, world, kinds, hows)
-            if world < max(worlds):
-                _go_on(folder, max(worlds))
             if world == 2:
+                _go_on(folder, max(plan))
                 _odd(folder)
         finally:
             dist.destroy_process_group()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,30 +23,25 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-5}
 SOME = ("distill", "tune", "parts")
 
 
-def runs(folder: Path, worlds: tuple[int, ...], kinds: Sequence[str], hows: Sequence[How] = ("ddp", "fsdp")) -> Path:
+def runs(folder: Path, plan: several.Plan) -> Path:
     """Of one process, and of several."""
-    for kind in kinds:
+    for kind in dict.fromkeys(kind for kinds, _ in plan.values() for kind in kinds):
         several.train(run_folder(folder, kind, 1, "ddp"), kind)
-    torch.multiprocessing.spawn(several.work, (folder, worlds, kinds, hows), nprocs=worlds[0])
+    torch.multiprocessing.spawn(several.work, (folder, plan), nprocs=max(plan))
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some stages by two processes."""
-    return runs(tmp_path_factory.mktemp("two"), (2,), SOME)
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stage 2 by four, whole on each."""
-    return runs(tmp_path_factory.mktemp("tune"), (4,), ("tune",), ("ddp",))
+    """Stage 2 by four processes, whole on each; some stages by two."""
+    return runs(tmp_path_factory.mktemp("some"), {4: (("tune",), ("ddp",)), 2: (SOME, ("ddp", "fsdp"))})
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every stage, by two and by four."""
-    return runs(tmp_path_factory.mktemp("four"), (4, 2), KINDS)
+    """Every stage, by four and by two."""
+    both: tuple[How, ...] = ("ddp", "fsdp")
+    return runs(tmp_path_factory.mktemp("all"), {4: (KINDS, both), 2: (KINDS, both)})
 
 
 def saved(run: Path, kind: str) -> dict[str, Tensor]:
@@ -85,8 +79,8 @@ def test_two_processes_train_as_one(folder: Path, kind: str, how: How) -> None:
     assert_as_one(folder, kind, 2, how)
 
 
-def test_four_processes_train_as_one(four: Path) -> None:
-    assert_as_one(four, "tune", 4, "ddp")
+def test_four_processes_train_as_one(folder: Path) -> None:
+    assert_as_one(folder, "tune", 4, "ddp")
 
 
 @pytest.mark.slow
@@ -107,9 +101,8 @@ def test_training_moves_what_is_compared(kind: str, tmp_path: Path) -> None:
         } | {name for name in before if kind == "frozen" and name.endswith("embed.bias")}  # fmt: skip
 
 
-@pytest.mark.slow
-def test_two_go_on_in_shards_from_what_four_had_done_whole(everything: Path) -> None:
-    assert_close(saved(everything / "fewer go on", "tune"), saved(run_folder(everything, "tune", 1, "ddp"), "tune"))
+def test_two_go_on_in_shards_from_what_four_had_done_whole(folder: Path) -> None:
+    assert_close(saved(folder / "fewer go on", "tune"), saved(run_folder(folder, "tune", 1, "ddp"), "tune"))
 
 
 def test_one_goes_on_from_what_two_had_done_in_shards(folder: Path, tmp_path: Path) -> None:
