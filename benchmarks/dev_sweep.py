@@ -13,6 +13,8 @@ import json
 import time
 from pathlib import Path
 
+from measure import command
+
 from proclip.config import config_hash
 from proclip.evaluate import open_model
 from proclip.evaluate.benchmarks import tasks_folder
@@ -59,7 +61,7 @@ def main() -> None:
             "seeds": arguments.seeds,
             "split": "dev",
             "rows": table,
-            "environment": environment(),
+            "environment": environment() | {"command": command()},
         }
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

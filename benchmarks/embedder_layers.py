@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import transformers
+from measure import command
 
 from proclip.config import AdapterConfig, DistillLossConfig
 from proclip.data.dataset import ImageCaptions
@@ -134,7 +135,7 @@ def main() -> None:
         "protocol": "stage 1 on align, dev concepts, OpenMoji",
         "seeds": arguments.seeds,
         "rows": rows,
-        "environment": environment(),
+        "environment": environment() | {"command": command()},
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

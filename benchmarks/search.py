@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from evaluation_speed import draw
+from measure import command
 
 from proclip.runs.recipes import environment
 from proclip.search import Index, update_index
@@ -246,7 +247,7 @@ def main() -> None:
         "threads": arguments.threads,
         "took_s": round(time.perf_counter() - start),
         "load_average": [round(load, 1) for load in os.getloadavg()],
-        "environment": environment(),
+        "environment": environment() | {"command": command()},
     }
     result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

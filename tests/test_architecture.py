@@ -71,13 +71,18 @@ def test_public_api() -> None:
         assert getattr(proclip, name) is not None
 
 
+def options_of(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """Of every verb, and of the verbs below it."""
+    listed: dict[str, list[str]] = {}
+    for below in (action for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        for verb, child in below.choices.items():
+            listed[verb] = [s for action in child._actions for s in (action.option_strings or [action.dest])]
+            listed |= {f"{verb} {name}": options for name, options in options_of(child).items()}
+    return listed
+
+
 def test_command_line() -> None:
-    verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    listed = {
-        verb: [s for action in parser._actions for s in (action.option_strings or [action.dest])]
-        for verb, parser in verbs.choices.items()
-    }
-    assert listed == {
+    assert options_of(build_parser()) == {
         "mini": ["-h", "--help", "--out"],
         "embed": ["-h", "--help", "recipe", "--set"],
         "train": ["-h", "--help", "recipe", "--set", "--out"],
@@ -100,6 +105,10 @@ def test_command_line() -> None:
             "--compare",
         ],
         "data": ["-h", "--help", "action"],
+        "data index": ["-h", "--help", "folder", "--fields", "--workers"],
+        "data check": ["-h", "--help", "folder", "--captions", "--min-side", "--json"],
+        "data stats": ["-h", "--help", "folder", "--json"],
+        "data join": ["-h", "--help", "folder", "file", "--on", "--columns"],
         "quickstart": ["-h", "--help", "--out", "--seed", "--short"],
         "ablate": ["-h", "--help", "--seeds", "--out", "--split"],
         "convert": [
@@ -175,6 +184,8 @@ def test_command_line() -> None:
             "--set",
         ],
         "export": ["-h", "--help", "format"],
+        "export onnx": ["-h", "--help", "model", "-o", "--out", "--embedder", "--parts", "--precision"],
+        "export torch": ["-h", "--help", "model", "-o", "--out"],
         "report": ["-h", "--help", "results", "-o", "--out", "--clip-benchmark", "--reference"],
     }
 

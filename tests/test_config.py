@@ -188,6 +188,15 @@ def test_extends_lays_a_recipe_over_others(tmp_path: Path) -> None:
     assert "extends" not in dump(recipe)
 
 
+def test_a_recipe_with_a_byte_order_mark_is_read_and_one_of_brackets_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "a"\n[tune]\n', encoding="utf-8-sig")
+    assert load_recipe(path).name == "a"
+    path.write_text("name = " + "[" * 5000)
+    with pytest.raises(ProclipError, match=r"a\.toml is not valid TOML: nested too deeply"):
+        load_recipe(path)
+
+
 def test_bad_extends(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('extends = "b.toml"\nname = "a"\n')

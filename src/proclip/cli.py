@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(verbs)
 
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
-    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
+    quickstart.add_argument("--out", type=Path, help="folder (default: runs/quickstart, or runs/quickstart-short)")
     quickstart.add_argument("--seed", type=int, default=0, help="of every run (default: %(default)s)")
     quickstart.add_argument(
         "--short", action="store_true", help="a fraction of the work: shows that it runs, no figures"
@@ -268,7 +268,8 @@ def run(arguments: argparse.Namespace) -> int:
         from .train.interruption import stopping
 
         with stopping():
-            quickstart(arguments.out, seed=arguments.seed, short=arguments.short)
+            short = arguments.short
+            quickstart(arguments.out or Path(f"runs/quickstart{'-short' * short}"), seed=arguments.seed, short=short)
     elif arguments.verb == "ablate":
         from .runs.ablate import ablate
         from .train.interruption import stopping

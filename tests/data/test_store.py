@@ -259,6 +259,11 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"format": "proclip-embeddings", "version": 1, "shards": []}')
     with pytest.raises(ProclipError, match="damaged: 'identity'"):
         EmbeddingStore.open(tmp_path)
+    values = {"format": "proclip-embeddings", "version": 1, "dtype": "float32", "shards": []}
+    for wrong in ({"identity": [1], "dim": 64}, {"identity": {}, "dim": "64"}):
+        (tmp_path / "manifest.json").write_text(json.dumps(values | wrong))
+        with pytest.raises(ProclipError, match="damaged: identity is a table and dim a number"):
+            EmbeddingStore.open(tmp_path)
 
 
 @pytest.mark.parametrize(

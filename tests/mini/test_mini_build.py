@@ -144,8 +144,13 @@ def test_whole_folder_is_kept_and_a_damaged_one_refused(
     with pytest.raises(ProclipError, match=r"damaged.*delete"):
         build.build_mini_world(folder)
     (folder / "manifest.json").unlink()
-    with pytest.raises(ProclipError, match=r"manifest\.json is missing"):
+    with pytest.raises(ProclipError, match=r"no mini world \(manifest\.json is missing\): name another folder"):
         build.build_mini_world(folder)
+    file = folder / "metadata.jsonl"
+    with pytest.raises(ProclipError, match=r"metadata\.jsonl is a file: name a folder"):
+        build.build_mini_world(file)
+    with pytest.raises(ProclipError, match=r"the folder .*metadata\.jsonl cannot be made: a file is in its place"):
+        build.build_mini_world(file / "world")
 
 
 def test_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The ablation's plan and its tables; that it runs is shown by its results in benchmarks/."""
+"""The ablation's plan and its tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_tables_hold_the_rows_that_are_there() -> None:
     keys = {key for keys in COLUMNS.values() for key in keys} | {f"multilingual/{lg}/t2i_r@1" for lg in LANGUAGES}
     figures = {row: [dict.fromkeys(keys, 0.25), dict.fromkeys(keys, 0.35)] for row in ("LLM2CLIP", PROCLIP)}
     figures["CLIP itself"] = [dict.fromkeys(keys, 0.4)]
+    figures["stage 1, L_ins"] = [dict.fromkeys(keys, 0.2)]
     text = tables(figures, 4e-4)
+    assert "| stage 1, L_ins (1 of 2 seeds) | 20.0 |" in text
     assert f"| {PROCLIP} | 30.0 ± 7.1 |" in text
     assert "| 0.0004 | 30.0 ± 7.1 |" in text and "| 0.001 |" not in text
     assert "| CLIP itself | 40.0 |" in text

@@ -11,8 +11,12 @@ import pytest
 from tiny_recipe import HEAD, STAGES
 
 from proclip.cli import main
+from proclip.config import AdapterConfig, EmbedderConfig
 from proclip.data.dataset import ImageCaptions
 from proclip.errors import ProclipError
+from proclip.models.adapter import Adapter
+from proclip.models.clip import load_clip
+from proclip.models.proclip import ProCLIP
 from proclip.models.zero_shot import build_zero_shot_classifier
 
 Fails = Callable[..., str]
@@ -104,6 +108,15 @@ def test_a_start_with_another_embedder_is_refused(recipe: Path, tmp_path: Path, 
     start = ["--set", f"init={tmp_path / 'first' / 'model'}", "--out", str(tmp_path / "second")]
     message = error("train", str(recipe), *other, *start)
     assert "was trained with another embedder: layer: want 0, have 1" in message
+
+
+def test_a_start_of_another_width_is_refused(recipe: Path, tiny_clip_path: Path, tmp_path: Path, error: Fails) -> None:
+    clip = load_clip(str(tiny_clip_path))
+    adapter = Adapter(8, clip.dim, AdapterConfig(num_blocks=1))
+    ProCLIP(clip.image_tower, adapter, 2.0, clip.preprocess, EmbedderConfig()).save_pretrained(tmp_path / "start")
+    assert main(["embed", str(recipe)]) == 0
+    message = error("train", str(recipe), "--set", f"init={tmp_path / 'start'}", "--out", str(tmp_path / "run"))
+    assert message.endswith("start is for vectors 8 wide, those of data.store are 16")
 
 
 def test_arithmetic_is_checked_before_stage_1(recipe: Path, tmp_path: Path, error: Fails) -> None:

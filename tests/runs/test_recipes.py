@@ -10,8 +10,8 @@ import pytest
 
 from proclip.config import Recipe
 from proclip.errors import ProclipError
-from proclip.runs.quickstart import METHODS, share_stage1
-from proclip.runs.recipes import find_recipe, open_run, shipped_recipes
+from proclip.runs.quickstart import METHODS
+from proclip.runs.recipes import after_stage1, find_recipe, open_run, shipped_recipes
 
 
 @pytest.mark.parametrize("name", list(shipped_recipes()))
@@ -99,8 +99,9 @@ def test_a_run_goes_on_with_other_processes_and_the_same_global_batch(
 
 def test_the_quickstart_trains_each_stage_1_once(tmp_path: Path) -> None:
     recipes = {method: find_recipe(f"mini/{method}") for method in METHODS}
-    shared = share_stage1(recipes, tmp_path)
-    from_stage1 = {method for method, recipe in shared.items() if recipe.init == str(tmp_path / "stage1" / "model")}
+    model = tmp_path / "stage1" / "model"
+    shared = {method: after_stage1(recipe, recipes["stage1"], model) for method, recipe in recipes.items()}
+    from_stage1 = {method for method, recipe in shared.items() if recipe.init == str(model)}
     assert from_stage1 == {"stage1_contrastive", "proclip"}
     assert all(shared[method].distill is None and shared[method].tune == recipes[method].tune for method in from_stage1)
     assert all(shared[method] == recipes[method] for method in METHODS if method not in from_stage1)

@@ -148,11 +148,13 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         ProclipError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, IsADirectoryError):
         raise ProclipError(f"no recipe at {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProclipError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ProclipError(f"{path} is not valid TOML: nested too deeply") from None
 
 
 def _overlay(values: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ProclipError
+from ..files import make_folder
 from .key_table import KeyIndex, KeyTable
 from .store_format import AGAIN, FIRST_VERSION, MANIFEST, VERSION, Manifest, TableEntry
 
@@ -41,7 +42,7 @@ def lock(folder: Path, wait_seconds: float = LOCK_SECONDS) -> BaseFileLock:
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     taken = FileLock(folder / LOCK)
     try:
         taken.acquire(timeout=wait_seconds)

@@ -129,6 +129,8 @@ class Manifest:
             )
         except (KeyError, TypeError) as error:
             raise ProclipError(f"{path} is damaged: {error}") from None
+        if not isinstance(manifest.identity, dict) or not isinstance(manifest.dim, int):
+            raise ProclipError(f"{path} is damaged: identity is a table and dim a number")
         if manifest.dtype not in TORCH_DTYPES:
             raise ProclipError(f"{path}: dtype {manifest.dtype!r} is none of {', '.join(TORCH_DTYPES)}")
         return manifest

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProclipError
+from ..files import make_folder
 from .captions import kind_caption, long_caption, raw_caption, short_caption
 from .concepts import LANGUAGES, STYLES, Concept, load_concepts, shows_tones
 from .facts import PictureFacts
@@ -127,7 +128,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest["benchmark"]["checksum"], manifest["benchmark"]["version"]
     except FileNotFoundError:
         raise ProclipError(
-            f"{folder} is not a mini world: {path} is missing; delete the folder and build again"
+            f"{folder} is there and is no mini world ({path.name} is missing): name another folder, or delete this one"
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ProclipError(f"{path} is damaged; delete {folder} and build again") from None
@@ -170,11 +171,14 @@ def build_mini_world(out: str | Path, progress: Callable[[int, int], None] | Non
         ProclipError: a source package is missing; ``out`` exists and is no whole mini world of this version.
     """
     folder = Path(out)
+    make_folder(folder.parent)
+    if folder.is_file():
+        raise ProclipError(f"{folder} is a file: name a folder for the mini world")
     if folder.exists():
         return verify_mini_world(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     try:
         concepts = load_concepts()
         facts = _draw(concepts, partial, progress)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from ..config import Recipe, config_hash
+from ..data.store import EmbeddingStore
 from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
 from ..files import write_atomically, write_json
@@ -20,9 +21,10 @@ from .columns import COLUMNS, TASKS, cell
 from .embed import embed_recipes
 from .evaluate import evaluate_model, evaluate_path, values
 from .mini import build
-from .recipes import environment, find_recipe
+from .recipes import after_stage1, environment, find_recipe
 from .train import train_recipe
 
+CLIP = "CLIP itself"
 STAGE1 = "stage 1, L_ins + L_struct"
 PROCLIP = "+ stage 2, L_info + L_reg"
 MULTILINGUAL = "ProCLIP, stage 1 in seven languages"
@@ -60,9 +62,7 @@ def variants(seed: int, folder: Path) -> dict[str, Recipe]:
     for row, (name, settings) in {**COMPONENTS, **CONTROLS}.items():
         recipe = find_recipe(f"mini/{name}", [f"seed={seed}", *settings])
         recipe = dataclasses.replace(recipe, evaluate=None)  # measured below, on the split that is asked for
-        if recipe.distill and recipe.tune and recipe.distill == runs[STAGE1].distill:
-            recipe = dataclasses.replace(recipe, distill=None, init=str(stage1))
-        runs[row] = recipe
+        runs[row] = after_stage1(recipe, runs.get(STAGE1, recipe), stage1)
     full = runs[PROCLIP]
     assert full.tune is not None
     for factor in LAMBDA_FACTORS:
@@ -79,13 +79,14 @@ def run_name(seed: int, row: str) -> str:
 
 def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[str, str]) -> list[str]:
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+    most = max(map(len, figures.values()))
     for label, run in rows.items():
         if run not in figures:
             continue
-        cells = [cell(figures[run], keys) for keys in COLUMNS.values()]
-        single = len(figures[run]) == 1
-        text = [f"{mean:.1f}" if single else f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells]
-        lines.append(f"| {label} | " + " | ".join(text) + " |")
+        cells, count = [cell(figures[run], keys) for keys in COLUMNS.values()], len(figures[run])
+        text = [f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells]
+        fewer = f" ({count} of {most} seeds)" if count < most and run != CLIP else ""
+        lines.append(f"| {label}{fewer} | " + " | ".join(text) + " |")
     return lines
 
 
@@ -95,7 +96,7 @@ def _languages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str
     assert distill is not None
     read = [name.removeprefix("name_") for name in distill.captions if name.startswith("name_")]
     ordered = [*read, *(language for language in LANGUAGES if language not in read)]
-    rows = [row for row in ("CLIP itself", PROCLIP, MULTILINGUAL) if row in figures]
+    rows = [row for row in (CLIP, PROCLIP, MULTILINGUAL) if row in figures]
     lines = ["| | " + " | ".join(ordered) + " |", "|---|" + "---|" * len(ordered)]
     for row in rows:
         means = [cell(figures[row], [f"multilingual/{language}/t2i_r@1"])[0] for language in ordered]
@@ -107,7 +108,7 @@ def tables(figures: Mapping[str, Sequence[Mapping[str, float]]], weight: float) 
     """The tables as Markdown: points, mean and standard deviation over seeds."""
     runs = {0.0: "+ stage 2, L_info", 1.0: PROCLIP}
     of_lambda = {f"{factor * weight:g}": runs.get(factor, f"lambda x {factor:g}") for factor in LAMBDA_FACTORS}
-    components = {"CLIP itself": "CLIP itself", **{row: row for row in COMPONENTS}}
+    components = {row: row for row in (CLIP, *COMPONENTS)}
     return "\n".join(
         ["### Components (the paper's Table 5)", "", *_rows(figures, components), "",
          "### lambda (the paper's Table 7)", "", *_rows(figures, of_lambda), "",
@@ -134,13 +135,17 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
     benchmark = build(folder)["benchmark"]
     embed_recipes(list(plan[0].values()))
     world = tasks_folder(folder, split).only(TASKS)
-    key = {"benchmark": benchmark, "split": split}
     original = open_model(first.clip, pick_device())
     of_clip = evaluate_model(original, [world], out / f"clip-{split}.json", reference=original)
-    figures: dict[str, list[dict[str, float]]] = {"CLIP itself": [values(of_clip)]}
+    (measured,) = of_clip.benchmarks.values()
+    about = {
+        "benchmark": benchmark, "split": split, "protocol": measured.protocol, "clip": of_clip.model,
+        "embedder": EmbeddingStore.open(Path(first.data.store) / "llm").identity, "seeds": seeds,
+    }  # fmt: skip
+    figures: dict[str, list[dict[str, float]]] = {CLIP: [values(of_clip)]}
+    hashes: dict[str, list[str]] = {}
     tune = find_recipe("mini/proclip").tune
     assert tune is not None
-    hashes = {row: config_hash(recipe) for row, recipe in plan[0].items()}
     runs = [(seed, row, recipe) for seed, rows in plan.items() for row, recipe in rows.items()]
     for seed, row, recipe in sorted(runs, key=lambda run: run[1] not in COMPONENTS):  # the first table first
         run = out / run_name(seed, row)
@@ -148,7 +153,8 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
         train_recipe(recipe, run)
         of_run = evaluate_path(str(run), [world], run / f"results-{split}.json", original)
         figures.setdefault(row, []).append(values(of_run))
-        result = {**key, "seeds": seeds, "config_hash_seed0": hashes, "figures": figures, "environment": environment()}
+        hashes.setdefault(row, []).append(config_hash(recipe))
+        result = {**about, "config_hashes": hashes, "figures": figures, "environment": environment()}
         write_json(out / "ablation.json", result)
         text = tables(figures, tune.distillation_weight)
         write_atomically(out / "ablation.md", text)

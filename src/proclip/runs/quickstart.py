@@ -14,7 +14,7 @@ from rich.console import Console
 from ..config import Recipe
 from ..evaluate import open_model
 from ..evaluate.benchmarks import tasks_folder
-from ..files import read_json, write_json
+from ..files import make_folder, read_json, write_json
 from ..mini.concepts import LANGUAGES
 from ..models.devices import pick_device
 from ..models.embedder import LazyEmbedder
@@ -23,7 +23,7 @@ from ..results import ModelResults
 from .embed import embed_recipes
 from .evaluate import CACHE, add_figures_to_card, evaluate_model, values, write_gallery
 from .mini import build
-from .recipes import find_recipe
+from .recipes import after_stage1, find_recipe, open_run
 from .report import training_curves, write_report_of
 from .train import train_recipe
 
@@ -68,24 +68,30 @@ class Steps:
     """Times the steps. A step that finds its work done takes no time; what is kept is how long it took to do.
 
     Args:
-        folder: of the quickstart; ``seconds.json`` is kept there.
+        folder: of the quickstart; ``seconds.json`` is kept there: ``done`` and, of steps that were interrupted,
+            ``begun``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "seconds.json"
-        self.seconds: dict[str, float] = read_json(self.path) if self.path.is_file() else {}
+        kept = read_json(self.path) if self.path.is_file() else {}
+        self.seconds: dict[str, float] = kept.get("done", {})
+        self.begun: dict[str, float] = kept.get("begun", {})
         self.console = Console(stderr=True)
 
     @contextmanager
     def step(self, name: str, reused: bool = False) -> Iterator[None]:
-        """Print, time and record a step; one that finds its work done keeps the time of when it was."""
-        start = time.perf_counter()
-        yield
-        seconds, before = round(time.perf_counter() - start, 1), self.seconds.get(name, 0.0)
-        if not reused:
-            self.seconds[name] = seconds
-            write_json(self.path, self.seconds)
-        found = f" (found; {before:.0f} s when it was made)" if reused else ""
+        """Print, time and record a step: with the time of earlier tries that did not get to its end."""
+        start, book = time.perf_counter(), self.begun
+        try:
+            yield
+            book = self.seconds
+        finally:
+            seconds = time.perf_counter() - start
+            if not (reused and name in self.seconds):
+                book[name] = round(seconds + self.begun.pop(name, 0.0), 1)
+                write_json(self.path, {"done": self.seconds, "begun": self.begun})
+        found = f" (found; {self.seconds[name]:.0f} s when it was made)" if reused else ""
         self.console.print(f"[bold]{name}[/bold]: {seconds:.1f} s{found}", highlight=False)
 
 
@@ -96,16 +102,6 @@ def mini_recipe(method: str, seed: int, short: bool = False) -> Recipe:
         return recipe
     stages = {s: dataclasses.replace(getattr(recipe, s), epochs=1) for s in ("distill", "tune") if getattr(recipe, s)}
     return dataclasses.replace(recipe, **stages)
-
-
-def share_stage1(recipes: Mapping[str, Recipe], out: Path) -> dict[str, Recipe]:
-    """The same recipes, those with the stage 1 of ``stage1`` starting from its model instead of training it again."""
-    shared = {}
-    for method, recipe in recipes.items():
-        if method != "stage1" and recipe.tune and recipe.distill == recipes["stage1"].distill:
-            recipe = dataclasses.replace(recipe, distill=None, init=str(out / "stage1" / "model"))
-        shared[method] = recipe
-    return shared
 
 
 def summary(results: Mapping[str, ModelResults], seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -123,18 +119,21 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> list[ModelResul
     """Everything from emoji to the table. What exists already is reused.
 
     Args:
-        out: folder; gets a run folder a method, ``results/METHOD.json``, ``results.json`` with the main figures of
-            all, and ``report.html``.
+        out: folder, of one seed and form; gets a run folder a method, ``results/METHOD.json``, ``results.json`` with
+            the main figures of all, and ``report.html``.
         seed: of every run.
-        short: two methods, one pass, a few tasks: shows that it runs; its figures mean nothing.
+        short: three methods, one pass, a few tasks: shows that it runs; its figures mean nothing.
 
     Returns:
         what is in the result files, the original CLIP first.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     steps = Steps(out)
     recipes = {method: mini_recipe(method, seed, short) for method in (SHORT_METHODS if short else METHODS)}
-    first = next(iter(recipes.values()))
+    first, stage1 = next(iter(recipes.values())), recipes["stage1"]
+    recipes = {m: after_stage1(recipe, stage1, out / "stage1" / "model") for m, recipe in recipes.items()}
+    for method, recipe in recipes.items():
+        open_run(recipe, out / method)  # what another seed or form left there is told before the work
     folder = Path(first.data.sources[0].path)
     with steps.step("mini world", (folder / "manifest.json").is_file()):
         build(folder)
@@ -142,8 +141,7 @@ def quickstart(out: Path, seed: int = 0, short: bool = False) -> list[ModelResul
     world = world.only(SHORT_TASKS if short else [prefix for prefix in world.tasks if prefix not in LEFT_OUT])
     done = "embed" in steps.seconds and (Path(first.data.store) / "llm").is_dir()
     with steps.step("embed", done), closing(LazyEmbedder(first.embedder, pick_device())) as embedder:
-        embed_recipes(list(recipes.values()), embedder)
-    recipes = share_stage1(recipes, out)
+        embed_recipes([*recipes.values()], embedder)
     for method, recipe in recipes.items():
         with steps.step(f"train {method}", (out / method / "model" / "config.json").is_file()):
             train_recipe(recipe, out / method)

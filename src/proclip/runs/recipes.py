@@ -42,6 +42,19 @@ def find_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     return load_recipe(name if Path(name).exists() else shipped[str(name).removesuffix(".toml")], settings)
 
 
+def after_stage1(recipe: Recipe, stage1: Recipe, model: Path) -> Recipe:
+    """A recipe that starts from the model of another's stage 1, if its own is the same: cheaper than training it again.
+
+    Args:
+        recipe: any.
+        stage1: of that stage alone.
+        model: where the run of `stage1` leaves its model.
+    """
+    if stage1.tune or recipe.tune is None or recipe.distill is None or recipe.distill != stage1.distill:
+        return recipe
+    return replace(recipe, distill=None, init=str(model))
+
+
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
     """The fields in which two recipes differ, with their whole names and both values."""
     found = []

@@ -155,6 +155,10 @@ def _start_from(model: ProCLIP, name: str) -> None:
             another embedder or for another CLIP.
     """
     other = ProCLIP.from_pretrained(name)
+    if (width := model.adapter.llm_dim) != other.adapter.llm_dim:
+        raise ProclipError(
+            f"init: the adapter of {name} is for vectors {other.adapter.llm_dim} wide, those of data.store are {width}"
+        )
     if other.adapter.config != model.adapter.config:
         raise ProclipError(
             f"init: {name} has an adapter of {other.adapter.config}, the recipe's is {model.adapter.config}"
