@@ -11,9 +11,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from proclip.config import OptimConfig
 from proclip.data.batches import TuneBatch
-from proclip.train.backward import backward
-from proclip.train.loop import to_device
-from proclip.train.optim import build_optimizer, build_scaler, clip_gradients, lr_at, set_lr
+from proclip.train.loop import to_device, train_step
+from proclip.train.optim import build_optimizer, build_scaler, lr_at, set_lr
 from proclip.train.parallel import Parallel
 from proclip.train.record import Scalars
 from proclip.train.stages import Stage
@@ -76,16 +75,11 @@ class Steps:
         """Do some; the terms of the last one, for which alone the device is waited for."""
         scalars: Scalars | None = None
         device = next(self.stage.parameters()).device
+        quiet = torch.zeros((), device=device)  # no signal came
         for _ in range(steps):
             set_lr(self.optimizer, lr_at(self.done, 10_000, self.optim.warmup_steps))
-            self.optimizer.zero_grad(set_to_none=True)
-            terms = backward(self.spread, to_device(next(self.batches), device), self.scaler)
-            self.scaler.unscale_(self.optimizer)
-            terms["grad_norm"] = clip_gradients(self.optimizer, self.optim.grad_clip)
-            scalars = Scalars(terms)  # before the step changes a parameter that is among them
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.stage.after_step()
+            batch = to_device(next(self.batches), device)
+            scalars = train_step(self.spread, batch, self.optimizer, self.scaler, self.optim, quiet)
             self.done += 1
         return scalars.values() if scalars else {}
 

@@ -109,7 +109,7 @@ def fit(
         for step, batch in enumerate(_batches(source, start, total, device), start + 1):
             lr = set_lr(optimizer, lr_at(step - 1, total, optim.warmup_steps))
             with comparing_sizes() if step == start + 1 else nullcontext():
-                scalars = _train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
+                scalars = train_step(spread, batch, optimizer, scaler, optim, interruption.flag(device))
             record.add(step, lr, scalars)
             milestones.after(step)
         checkpoints.wait()
@@ -122,7 +122,7 @@ def checkpoints_of(run_dir: Path, name: str) -> Path:
     return run_dir / "checkpoints" / name
 
 
-def _train_step(
+def train_step(
     spread: Parallel,
     batch: Any,
     optimizer: torch.optim.Optimizer,
