@@ -52,6 +52,10 @@ LAMBDA_FACTORS = (0.0, 0.5, 1.0, 1.5, 2.5)
 """Rows of Table 7, over the recipe's lambda: the paper's 0, 2e-4, 4e-4, 6e-4, 1e-3 over 4e-4."""
 
 
+HEADER = 2
+"""Lines of a table before its first row."""
+
+
 def variants(seed: int, folder: Path) -> dict[str, Recipe]:
     """Every run of one seed, by name, stage 1 before what starts from it (the same as training it again, but cheaper).
 
@@ -105,16 +109,19 @@ def _languages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str
 
 
 def tables(figures: Mapping[str, Sequence[Mapping[str, float]]], weight: float) -> str:
-    """The tables as Markdown: points, mean and standard deviation over seeds."""
+    """The tables as Markdown, those of which a row is there: points, mean and standard deviation over seeds."""
     runs = {0.0: "+ stage 2, L_info", 1.0: PROCLIP}
     of_lambda = {f"{factor * weight:g}": runs.get(factor, f"lambda x {factor:g}") for factor in LAMBDA_FACTORS}
     components = {row: row for row in (CLIP, *COMPONENTS)}
-    return "\n".join(
-        ["### Components (the paper's Table 5)", "", *_rows(figures, components), "",
-         "### lambda (the paper's Table 7)", "", *_rows(figures, of_lambda), "",
-         "### Controls (ours)", "", *_rows(figures, {row: row for row in CONTROLS}), "",
-         "### Names in other languages, T2I R@1", "", *_languages(figures), ""]
-    )  # fmt: skip
+    shown = {
+        "Components (the paper's Table 5)": _rows(figures, components),
+        "lambda (the paper's Table 7)": _rows(figures, of_lambda),
+        "Controls (ours)": _rows(figures, {row: row for row in CONTROLS}),
+    }
+    sections = [[f"### {title}", "", *lines, ""] for title, lines in shown.items() if len(lines) > HEADER]
+    if MULTILINGUAL in figures:
+        sections.append(["### Names in other languages, T2I R@1", "", *_languages(figures), ""])
+    return "\n".join(line for section in sections for line in section)
 
 
 def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
