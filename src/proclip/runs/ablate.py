@@ -165,5 +165,5 @@ def ablate(out: Path, seeds: int = 5, split: str = "test") -> dict[str, Any]:
         write_json(out / "ablation.json", result)
         text = tables(figures, tune.distillation_weight)
         write_atomically(out / "ablation.md", text)
-    console.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     return result
