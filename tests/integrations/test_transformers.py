@@ -148,6 +148,7 @@ def test_threads_that_import_at_once_see_it_registered(tiny_proclip_path: Path) 
     """Some import our side, some transformers'; nobody waits for ever, nobody sees AutoModel without our model."""
     code = """
 import proclip, sys, threading
+import torch  # whole: threads that import it at once can wait for each other, whoever they are
 import transformers
 start, seen = threading.Barrier(8), []
 
