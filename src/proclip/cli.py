@@ -268,8 +268,8 @@ def run(arguments: argparse.Namespace) -> int:
         from .train.interruption import stopping
 
         with stopping():
-            short = arguments.short
-            quickstart(arguments.out or Path(f"runs/quickstart{'-short' * short}"), seed=arguments.seed, short=short)
+            out = arguments.out or Path("runs/quickstart-short" if arguments.short else "runs/quickstart")
+            quickstart(out, seed=arguments.seed, short=arguments.short)
     elif arguments.verb == "ablate":
         from .runs.ablate import ablate
         from .train.interruption import stopping

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_recipe import HEAD
+from tiny_recipe import HEAD, with_tasks
 
 from proclip.cli import main
 from proclip.config import config_hash, load_recipe
@@ -40,33 +39,11 @@ lr = 1e-3
 every_steps = 1
 """
 )
-TASKS = {
-    "zero_shot_tiny": {
-        "task": "classification",
-        "items": [["red-square", 0], ["green-bar", 1], ["blue-column", 2], ["red-bar", 0], ["blue-bar", 2]],
-        "classnames": ["red", "green", "blue"],
-        "templates": ["a {} thing"],
-        "chance": 1 / 3,
-    },
-    "retrieval_short": {
-        "task": "retrieval",
-        "items": [["red-square", ["a red square on white"]], ["green-bar", ["a green bar", "one bar, green"]]],
-        "chance": {"r@1": 0.5, "r@5": 1.0, "r@10": 1.0},
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def world(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("worlds") / "tiny"
-    shutil.copytree(tiny_world, folder)
-    tasks = folder / "tasks" / "test"
-    tasks.mkdir(parents=True)
-    for name, task in TASKS.items():
-        (tasks / f"{name}.json").write_text(json.dumps({"name": name, **task}))
-    benchmark = {"name": "tiny", "version": "1", "checksum": "0" * 64}
-    (folder / "manifest.json").write_text(json.dumps({"benchmark": benchmark}))
-    return folder
+    return with_tasks(tiny_world, tmp_path_factory.mktemp("worlds") / "tiny")
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_recipe import HEAD
+from tiny_recipe import HEAD, with_tasks
 
 from proclip.cli import main
 from proclip.models.clip import load_clip
@@ -32,31 +31,12 @@ batch_size = 4
 lr = 1e-3
 """
 )
-TASKS = {
-    "zero_shot_tiny": {
-        "task": "classification", "items": [["red-square", 0], ["green-bar", 1], ["blue-column", 2], ["red-bar", 0]],
-        "classnames": ["red", "green", "blue"], "templates": ["a {} thing"], "chance": 1 / 3,
-    },
-    "retrieval_short": {
-        "task": "retrieval",
-        "items": [["red-square", ["a red square on white"]], ["green-bar", ["a green bar", "one bar, green"]]],
-        "chance": {"r@1": 0.5, "r@5": 1.0, "r@10": 1.0},
-    },
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def world(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny world with two tasks."""
-    folder = shutil.copytree(tiny_world, tmp_path_factory.mktemp("world") / "tiny")
-    tasks = folder / "tasks" / "test"
-    shutil.rmtree(tasks, ignore_errors=True)
-    tasks.mkdir(parents=True)
-    for name, task in TASKS.items():
-        (tasks / f"{name}.json").write_text(json.dumps({"name": name, **task}))
-    benchmark = {"name": "tiny", "version": "1", "checksum": "0" * 64}
-    (folder / "manifest.json").write_text(json.dumps({"benchmark": benchmark}))
-    return folder
+    return with_tasks(tiny_world, tmp_path_factory.mktemp("world") / "tiny")
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import tiny_siglip
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_end_to_end import PRETRAIN, RECIPE, TASKS
+from test_end_to_end import PRETRAIN, RECIPE
+from tiny_recipe import TASKS, with_tasks
 
 from proclip.cli import main
 from proclip.models.clip import load_clip
@@ -23,14 +23,7 @@ from proclip.results import load_results
 
 @pytest.fixture
 def world(tiny_world: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "world"
-    shutil.copytree(tiny_world, folder)
-    (folder / "tasks" / "test").mkdir(parents=True, exist_ok=True)
-    for name, task in TASKS.items():
-        (folder / "tasks" / "test" / f"{name}.json").write_text(json.dumps({"name": name, **task}))
-    benchmark = {"name": "tiny", "version": "1", "checksum": "0" * 64}
-    (folder / "manifest.json").write_text(json.dumps({"benchmark": benchmark}))
-    return folder
+    return with_tasks(tiny_world, tmp_path / "world")
 
 
 @pytest.mark.parametrize("write", [tiny_siglip.write_siglip2_fixed, tiny_siglip.write_siglip2_naflex])

@@ -53,7 +53,7 @@ def test_the_quickstart_and_again(tiny: Recipe, capsys: pytest.CaptureFixture[st
     assert set(first["methods"]) == {"clip", *SHORT_METHODS} and len(made) == len(SHORT_METHODS)
     assert first["benchmark"] == {"name": "tiny", "version": "1", "checksum": "0" * 64}
     assert {"embed", "train proclip", "evaluate clip"} <= set(first["seconds"])
-    assert first["methods"]["proclip"]["cka"] <= 1.0 == pytest.approx(first["methods"]["stage1"]["cka"])
+    assert first["methods"]["proclip"]["cka"] < 1 and first["methods"]["stage1"]["cka"] == pytest.approx(1)
     assert (out / "report.html").read_text().count("<table") > 1
     assert "ProCLIP" in capsys.readouterr().out
     quickstart(out, short=True)

@@ -52,10 +52,6 @@ LAMBDA_FACTORS = (0.0, 0.5, 1.0, 1.5, 2.5)
 """Rows of Table 7, over the recipe's lambda: the paper's 0, 2e-4, 4e-4, 6e-4, 1e-3 over 4e-4."""
 
 
-HEADER = 2
-"""Lines of a table before its first row."""
-
-
 def variants(seed: int, folder: Path) -> dict[str, Recipe]:
     """Every run of one seed, by name, stage 1 before what starts from it (the same as training it again, but cheaper).
 
@@ -82,8 +78,7 @@ def run_name(seed: int, row: str) -> str:
 
 
 def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[str, str]) -> list[str]:
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
-    most = max(map(len, figures.values()))
+    lines, most = [], max(map(len, figures.values()))
     for label, run in rows.items():
         if run not in figures:
             continue
@@ -91,7 +86,7 @@ def _rows(figures: Mapping[str, Sequence[Mapping[str, float]]], rows: Mapping[st
         text = [f"{mean:.1f}" if count == 1 else f"{mean:.1f} ± {spread:.1f}" for mean, spread in cells]
         fewer = f" ({count} of {most} seeds)" if count < most and run != CLIP else ""
         lines.append(f"| {label}{fewer} | " + " | ".join(text) + " |")
-    return lines
+    return ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS), *lines] if lines else []
 
 
 def _languages(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
@@ -118,7 +113,7 @@ def tables(figures: Mapping[str, Sequence[Mapping[str, float]]], weight: float) 
         "lambda (the paper's Table 7)": _rows(figures, of_lambda),
         "Controls (ours)": _rows(figures, {row: row for row in CONTROLS}),
     }
-    sections = [[f"### {title}", "", *lines, ""] for title, lines in shown.items() if len(lines) > HEADER]
+    sections = [[f"### {title}", "", *lines, ""] for title, lines in shown.items() if lines]
     if MULTILINGUAL in figures:
         sections.append(["### Names in other languages, T2I R@1", "", *_languages(figures), ""])
     return "\n".join(line for section in sections for line in section)
