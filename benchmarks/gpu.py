@@ -1,7 +1,7 @@
 """On a GPU: training and embedding, images, pairs and tokens a second, and how much of the device's rate that is.
 
     python benchmarks/gpu.py                          # a quarter of an hour on one GPU of 80 GB
-    python benchmarks/gpu.py --parts stage2 --clips ViT-B/16 --profile
+    python benchmarks/gpu.py --parts stage2 --clips ViT-B/16
 
 Random weights, bfloat16; batches in the device's memory where nothing else is said. The limit is the best rate of a
 product of matrices of 8,192 x 8,192 in bfloat16, measured here. Parts:
@@ -12,7 +12,11 @@ product of matrices of 8,192 x 8,192 in bfloat16, measured here. Parts:
   step.
 - stage1: the adapter's training step from stores on disk, against that of one batch in the device's memory; and the
   latter against its products of matrices alone.
-- embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host.
+- embed: texts through an LLM of Qwen3-0.6B's shape by `TextEmbedder.encode`, from tokenizing to vectors on the host;
+  and with its blocks compiled.
+
+Of our own steps and of embedding a profile is written too: where the device's time goes, and how much of the time by
+the clock it computes.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import product, repeat
@@ -33,9 +38,9 @@ from typing import Any
 import torch
 from limits import copying, matmul
 from measure import Turns, command_line, figure, in_turn, write
+from profiles import where_time_goes
 from stage1 import adapter_of, bare_products, from_store, stores
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from training import CLIPS, LOGIT_SCALE, Steps, operations, random_tune_batch
 from transformers import Qwen3Config, Qwen3Model
 
@@ -81,6 +86,7 @@ class Part:
         self.small = options.small
         self.figures: list[dict[str, Any]] = []
         self.details: dict[str, Any] = {}
+        self.profiles: dict[str, Any] = {}
         self.product, self.in_product = matmul(64 if self.small else 8192, torch.bfloat16, self.device)
         self.peak = 0.0
 
@@ -174,7 +180,13 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int, compiled: bool) -> N
         for what, lock in (("open_clip", False), ("open_clip, text tower locked", True)):
             made[what] = partial(open_clip_step, name, batch, part.device, lock)
     ways = {what: part.made(f"{title}, {what}", make) for what, make in made.items()}
-    needed = {what: operations(way) for what, way in ways.items()}
+    if compiled:  # what is counted of compiled code is not all: theirs is as much as that of the plain towers
+        bare = our_stage2(name, batch, llm_dim, part.device, VARIANTS[BARE])
+        whole = operations(ways[PLAIN])
+        needed = {PLAIN: whole, EMA: whole, BARE: operations(bare)}
+        del bare
+    else:
+        needed = {what: operations(way) for what, way in ways.items()}
     turns, peak = part.in_turn(ways)
     for what in ways:
         aim = "at least 45 % of it" if name == "ViT-L/14" and what == EMA else ""
@@ -192,8 +204,8 @@ def stage2(part: Part, name: str, batch: int, llm_dim: int, compiled: bool) -> N
         "gflop": {k: v / 1e9 for k, v in needed.items()},
         "turns": turns.values(),
     }
-    if part.options.profile:
-        print_profile(ways[EMA])
+    for what in (EMA,) if compiled else sorted({*made} - {STRIDE, BARE}):
+        part.profiles[f"{title}, {what}"] = where_time_goes(ways[what])
 
 
 def free() -> None:
@@ -204,20 +216,11 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def print_profile(way: Callable[[], object]) -> None:
-    """Where the time of a step goes, by operator."""
-    cuda = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
-        way()
-    order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    print(found.key_averages().table(sort_by=order, row_limit=30))
-
-
 def stage1(part: Part, llm_dim: int, batch: int, steps: int) -> None:
     """Pairs a second of stage 1 from stores on disk, against one batch in the device's memory and bare products."""
     dim = 768
     with tempfile.TemporaryDirectory() as folder:
-        source = stores(Path(folder), 8 * batch, llm_dim, dim, batch)
+        source = stores(Path(folder), max(4 * batch, min(8 * batch, 1 << 15)), llm_dim, dim, batch)
         own = from_store(source, llm_dim, dim, part.device, BF16)
         constant = from_store(source, llm_dim, dim, part.device, BF16)
         constant.batches = repeat(to_device(next(source.epoch(0)), torch.device(part.device)))
@@ -232,8 +235,7 @@ def stage1(part: Part, llm_dim: int, batch: int, steps: int) -> None:
         limit = statistics.median(turns.rate(words[way], batch * steps))
         part.add(title, turns.rate(way, batch * steps), "pairs/s", (said[words[way]], limit))
     part.details[what] = turns.values()
-    if part.options.profile:
-        print_profile(constant.run)
+    part.profiles[f"{what}, one batch in the device's memory"] = where_time_goes(constant.run)
 
 
 def embed(part: Part, shape: Mapping[str, Any], texts: int) -> None:
@@ -245,17 +247,22 @@ def embed(part: Part, shape: Mapping[str, Any], texts: int) -> None:
         Qwen3Model(Qwen3Config(**shape)).bfloat16().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = EmbedderConfig(model=str(folder), pooling="last_token", dtype="bfloat16")
-        embedder = load_embedder(config, part.device)
+        plain, compiled = (load_embedder(replace(config, compile=on), part.device) for on in (False, True))
         tokens = sum(len(ids) for ids in tokenizer(captions)["input_ids"])
-        turns, peak = part.in_turn({"encode": lambda: embedder.encode(captions)})
+        start = time.perf_counter()
+        compiled.encode(captions[:256])
+        seconds = time.perf_counter() - start
+        ways = {"plain": lambda: plain.encode(captions), "compiled": lambda: compiled.encode(captions)}
+        turns, peak = part.in_turn(ways)
     inner, keys = shape["num_attention_heads"], shape["num_key_value_heads"]
     width, head = shape["hidden_size"], shape["head_dim"]
     weights = width * head * (2 * inner + 2 * keys) + 3 * width * shape["intermediate_size"]
     limit = ("tokens/s at the rate of a product of matrices", peak / (2 * weights * shape["num_hidden_layers"]))
-    part.add("embed, LLM of Qwen3-0.6B's shape", turns.rate("encode", tokens), "tokens/s", limit)
-    part.details["embed"] = {"texts": texts, "tokens": tokens, "turns": turns.values()}
-    if part.options.profile:
-        print_profile(lambda: embedder.encode(captions[:1024]))
+    for way, embedder in (("plain", plain), ("compiled", compiled)):
+        title = "embed, LLM of Qwen3-0.6B's shape" + (", compiled" if way == "compiled" else "")
+        part.add(title, turns.rate(way, tokens), "tokens/s", limit)
+        part.profiles[title] = where_time_goes(partial(embedder.encode, captions[:4096]))
+    part.details["embed"] = {"texts": texts, "tokens": tokens, "seconds_to_compile": seconds, "turns": turns.values()}
 
 
 def extend(parser: argparse.ArgumentParser) -> None:
@@ -264,7 +271,6 @@ def extend(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clips", nargs="+", choices=list(OPEN_CLIP), default=list(OPEN_CLIP))
     parser.add_argument("--batch", type=int, help="of stage 2 (default: as its CLIP allows)")
-    parser.add_argument("--profile", action="store_true", help="also print where a step's time goes")
 
 
 def main() -> None:
@@ -291,7 +297,7 @@ def main() -> None:
     for question in questions:
         question()
         free()
-        write(options, __doc__, part.figures, {"cores": os.cpu_count(), **part.details})
+        write(options, __doc__, part.figures, {"cores": os.cpu_count(), "profiles": part.profiles, **part.details})
 
 
 if __name__ == "__main__":

@@ -259,5 +259,5 @@ def test_a_disk_that_is_too_small_is_noticed_first(tmp_path: Path, monkeypatch: 
 
 def test_lines_of_what_is_done_that_are_no_range_count_for_nothing(tmp_path: Path) -> None:
     (tmp_path / f"{embed_plan.DONE}0").write_text("0 2;\n\x00\x00;\n7;\n5 6;\n8 9")  # damaged, and one cut off
-    plan = embed_plan.Plan(tmp_path, Manifest(identity={}, dim=1, dtype="float32"), np.arange(10), 0, 10)
+    plan = embed_plan.Plan(tmp_path, Manifest(identity={}, dim=1, dtype="float32"), np.arange(10), 0, 10, 3)
     assert np.flatnonzero(plan.done()).tolist() == [0, 1, 5]

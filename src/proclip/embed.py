@@ -43,6 +43,7 @@ def embed_captions(
     dtype: StoreDtype = "float32",
     skip: Skip | None = None,
     report: Report | None = None,
+    size: int | None = None,
 ) -> EmbedCounts:
     """Embed captions that the store does not hold yet; equal texts are encoded once and share a row.
 
@@ -58,6 +59,7 @@ def embed_captions(
         dtype: how to store vectors.
         skip: which of some texts are left out.
         report: called by the main process after each of its chunks.
+        size: texts of a chunk, which are encoded by one call; 512 if None. A divisor of 16,384.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
@@ -68,7 +70,8 @@ def embed_captions(
     try:
         if main:
             dim = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else embedder.dim
-            plan = make_plan(folder, Manifest(identity=dict(embedder.identity), dim=dim, dtype=dtype), captions, skip)
+            wanted = Manifest(identity=dict(embedder.identity), dim=dim, dtype=dtype)
+            plan = make_plan(folder, wanted, captions, skip, size)
             work.add("texts", int(plan.done().sum()))
             work.add("planned", 1)
         else:

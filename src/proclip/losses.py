@@ -25,8 +25,8 @@ from .errors import ProclipError
 
 CHUNK = 1024
 """Rows whose distances to all others are in memory at a time."""
-EQUAL = 64 * torch.finfo(torch.float64).eps
-"""Squared distance, over the sum of both squared lengths, that rounding alone can make of two equal rows."""
+EQUAL = 128 * torch.finfo(torch.float64).eps
+"""Squared distance that rounding alone can make of two equal rows of length 1."""
 
 
 class DistillationTerms(NamedTuple):
@@ -294,13 +294,13 @@ class _StructureSum(torch.autograd.Function):
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
         batch = len(student)
         whole = part.stop - part.start == batch
-        exact_student, exact_teacher = student.double(), teacher.double()
+        exact_student, exact_teacher = _for_distances(student), _for_distances(teacher)
         with torch.autocast(student.device.type, enabled=False):
             for start in range(part.start, part.stop, CHUNK):
                 chunk = slice(start, min(start + CHUNK, part.stop))
                 others = slice(start, batch) if whole else slice(0, batch)
-                distances = _distances(exact_student, chunk, others).to(student.dtype)
-                difference = distances - _distances(exact_teacher, chunk, others).to(student.dtype)
+                distances = _distances(*exact_student, chunk, others, student.dtype)
+                difference = distances - _distances(*exact_teacher, chunk, others, student.dtype)
                 if form == "square":
                     values, slope = difference.square(), difference
                 else:  # smooth L1 with beta 1: x^2 / 2 while |x| < 1, else |x| - 1/2
@@ -327,15 +327,25 @@ class _StructureSum(torch.autograd.Function):
         return grad * gradient, None, None, None
 
 
-def _distances(embeds: Tensor, chunk: slice, others: slice) -> Tensor:
-    """Euclidean distances of a chunk of rows to others that it is among: [n, d] float64 -> [m, k].
+def _for_distances(embeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices in float64, [n, d + 2] each, whose rows' products are squared distances.
 
-    From the products of float64, whose rounding is far below what float32 tells apart: near rows keep their distance,
-    as when they are subtracted first, at the price of a product of matrices. Equal rows are at distance 0 exactly.
+    ``(-2 x, |x|^2, 1) . (y, 1, |y|^2) = |x|^2 + |y|^2 - 2 x . y``.
     """
-    lengths = embeds.square().sum(dim=1)
-    sums = lengths[chunk, None] + lengths[others]
-    squares = torch.addmm(sums, embeds[chunk], embeds[others].T, alpha=-2)
-    squares.masked_fill_(squares <= EQUAL * sums, 0.0)
+    exact = embeds.double()
+    lengths = exact.square().sum(dim=1, keepdim=True)
+    ones = torch.ones_like(lengths)
+    return torch.cat([-2 * exact, lengths, ones], dim=1), torch.cat([exact, ones, lengths], dim=1)
+
+
+def _distances(left: Tensor, right: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -> Tensor:
+    """Euclidean distances of a chunk of rows to others that it is among: [m, k] of `dtype`.
+
+    From the products of float64 (`_for_distances`), whose rounding is far below what float32 tells apart: near rows
+    keep their distance, as when they are subtracted first, at the price of a product of matrices. Equal rows are at
+    distance 0 exactly.
+    """
+    squares = (left[chunk] @ right[others].T).to(dtype)
+    torch.threshold_(squares, EQUAL, 0.0)
     squares.diagonal(chunk.start - others.start).zero_()
     return squares.sqrt_()

@@ -124,7 +124,7 @@ def tiny_stage(tower: ImageTower, **settings: Any) -> ImageTextTuning:
 def test_a_machine_that_cannot_compile_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", _no_compiler)
     with pytest.raises(ProclipError, match=r"tune\.image\.compile: torch\.compile does not work on cpu here; it wants"):
-        check_compiler("cpu")
+        check_compiler("cpu", "tune.image.compile")
 
 
 def _no_compiler(function: Any) -> Any:
@@ -134,7 +134,7 @@ def _no_compiler(function: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_inductor_gives_the_same_gradients() -> None:
-    check_compiler("cpu")
+    check_compiler("cpu", "tune.image.compile")
     wanted, gradients = (kept_and_gradients(clip_tower(), pixels(), compile=on)[1] for on in (False, True))
     for name, tensor in wanted.items():
         torch.testing.assert_close(gradients[name], tensor, rtol=1e-4, atol=1e-5, msg=name)

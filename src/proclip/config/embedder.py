@@ -57,6 +57,9 @@ class EmbedderConfig:
     device_map: str | None = None
     """How accelerate lays the weights out, such as ``auto`` (over all GPUs, then the CPU); None: on one device. It
     changes where is computed, not what, and is no part of the identity."""
+    compile: bool = False
+    """Run the LLM's blocks through ``torch.compile``, which joins the many small operations between their products of
+    matrices. The first batch takes half a minute. Like `device_map` it is no part of the identity."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
 
@@ -90,6 +93,8 @@ class EmbedderConfig:
         whole = self.quantization == "none" or not (self.lora or self.gguf_file or self.model == "smollm2")
         wanted = "'none': adapters are merged into full weights, and a GGUF file has its own quantization"
         require(whole, "embedder.quantization", wanted, self.quantization)
+        plain = not self.compile or (self.quantization == "none" and self.device_map is None)
+        require(plain, "embedder.compile", "false with quantization or a device_map", self.compile)
 
     def for_classes(self) -> EmbedderConfig:
         """The config with which class names are embedded: this one if they have no prompt of their own."""

@@ -37,7 +37,8 @@ READ = 8192
 WINDOW = 16384
 """Texts that are sorted by length together, so that batches hold texts of like length; whole chunks."""
 CHUNK = 512
-"""Texts encoded by one call, neighbours in a window: what a process takes, and what a stopped run goes on from."""
+"""Texts encoded by one call, neighbours in a window: what a process takes, and what a stopped run goes on from. It
+divides `WINDOW`."""
 SYNC_SECONDS = 5.0
 """A run that is killed loses no more than this, and what its processes were computing."""
 Skip = Callable[[Sequence[str]], Sequence[bool]]
@@ -54,6 +55,7 @@ class Plan:
         sources: [rows], number of the caption whose text gets the row.
         kept: captions that were in the store already, or twice in the data.
         keys: captions that get a vector: more than the rows, where texts repeat.
+        size: texts of a chunk.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Plan:
     sources: Ints
     kept: int
     keys: int
+    size: int
 
     @property
     def rows(self) -> int:
@@ -70,11 +73,11 @@ class Plan:
     @property
     def chunks(self) -> int:
         """Stretches of rows that are encoded by one call, each by one process."""
-        return -(-self.rows // CHUNK)
+        return -(-self.rows // self.size)
 
     def chunk(self, number: int) -> tuple[int, int]:
         """First row of a chunk, and the row after its last."""
-        return number * CHUNK, min((number + 1) * CHUNK, self.rows)
+        return number * self.size, min((number + 1) * self.size, self.rows)
 
     @property
     def layout(self) -> Layout:
@@ -90,7 +93,10 @@ class Plan:
     def open(cls, folder: Path) -> Plan:
         """The plan that lies there."""
         tensors, metadata = map_tensors(folder / PLAN)
-        return cls(folder, Manifest.read(folder), tensors["sources"], int(metadata["kept"]), int(metadata["keys"]))
+        kept, keys, size = (
+            int(metadata.get(name, CHUNK)) for name in ("kept", "keys", "size")
+        )  # once there was no size
+        return cls(folder, Manifest.read(folder), tensors["sources"], kept, keys, size)
 
     def done(self) -> NDArray[np.bool_]:
         """Which rows are written, [rows], as all processes' lists say."""
@@ -198,16 +204,23 @@ class _Seen:
         return digest.hexdigest()
 
 
-def make_plan(folder: Path, wanted: Manifest, captions: Sequence[tuple[str, str]], skip: Skip | None = None) -> Plan:
+def make_plan(
+    folder: Path,
+    wanted: Manifest,
+    captions: Sequence[tuple[str, str]],
+    skip: Skip | None = None,
+    size: int | None = None,
+) -> Plan:
     """Decide what is to be embedded, or go on with the plan of a run that was stopped; the store's lock is held.
 
-    A plan for other captions is closed first: what was embedded for it is kept.
+    A plan for other captions, or with chunks of another size, is closed first: what was embedded for it is kept.
 
     Args:
         folder: of the store.
         wanted: manifest of an empty store like it.
         captions: pairs of key and text.
         skip: which texts are left out.
+        size: texts of a chunk; `CHUNK` if None.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
@@ -215,7 +228,8 @@ def make_plan(folder: Path, wanted: Manifest, captions: Sequence[tuple[str, str]
     """
     manifest = start(folder, wanted)
     seen = _look(captions, skip)
-    name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, CHUNK]).encode()).hexdigest()
+    size = size or CHUNK
+    name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     if (folder / PLAN).exists():
         found = map_tensors(folder / PLAN)[1]
         if found["name"] == name and (folder / VECTORS).exists():  # else a run was killed while it finished
@@ -223,9 +237,9 @@ def make_plan(folder: Path, wanted: Manifest, captions: Sequence[tuple[str, str]
         if found["state"] == manifest.state:
             Plan.open(folder).finish()
             manifest = Manifest.read(folder)
-            name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, CHUNK]).encode()).hexdigest()
+            name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     clear(folder)
-    return _new_plan(folder, manifest, seen, name)
+    return _new_plan(folder, manifest, seen, name, size)
 
 
 def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
@@ -250,7 +264,7 @@ def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
     return _Seen(KeyTable(np.frombuffer(content, dtype=np.uint8), ends, hashes, texts_of, rows), lengths)
 
 
-def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str) -> Plan:
+def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: int) -> Plan:
     is_new = _new_captions(folder, manifest, seen)
     table, lengths = (seen.keys, seen.lengths) if is_new.all() else (seen.keys.only(is_new), seen.lengths[is_new])
     tables = manifest.key_tables(folder)
@@ -269,9 +283,10 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str) -> Plan:
     table.rows[stored] = known_rows[leader[stored]]
     table.write(folder / KEYS)
     kept = int((seen.lengths > 0).sum()) - len(table)
-    plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table))
+    plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table), size)
     plan.layout.create(folder / VECTORS)
-    metadata = {"name": name, "state": manifest.state, "kept": str(kept), "keys": str(len(table))}
+    numbers = {"kept": str(kept), "keys": str(len(table)), "size": str(size)}
+    metadata = {"name": name, "state": manifest.state, **numbers}
     write_tensors(folder / PLAN, {"sources": plan.sources}, metadata)  # the last: with it the plan stands
     return plan
 

@@ -42,7 +42,7 @@ def load_in_float32(model: ProCLIP) -> Embedder:
         raise DoesNotExport(f"the LLM does not export: it runs code of its checkpoint; {ELSEWHERE}")
     located = model.embedder  # with its identity checked; no weights are loaded yet
     config = getattr(located, "config", config)
-    plain = dataclasses.replace(config, dtype="float32", device_map=None)
+    plain = dataclasses.replace(config, dtype="float32", device_map=None, compile=False)
     embedder: TextEmbedder = load_embedder(plain, "cpu")
     if not isinstance(embedder, (CausalLMEmbedder, SentenceTransformersEmbedder)):
         raise DoesNotExport(f"the LLM does not export: a {type(embedder).__name__} is not known here; {ELSEWHERE}")

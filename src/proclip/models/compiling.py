@@ -1,4 +1,4 @@
-"""torch.compile of a tower, and whether it works here."""
+"""torch.compile of an image tower and of an LLM's blocks, and whether it works here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,24 @@ def compiled(tower: nn.Module) -> Callable[..., Tensor]:
     return call
 
 
-def check_compiler(device: str) -> None:
+def compile_blocks(model: nn.Module) -> None:
+    """Run the blocks of a model of transformers through ``torch.compile``, in place, for inputs of any shape.
+
+    Equal blocks share their code, so that it takes no longer for many than for one. Of a model that does not say what
+    its blocks are all is compiled.
+    """
+    kinds = {kind for module in model.modules() for kind in getattr(module, "_no_split_modules", None) or ()}
+    blocks = [module for module in model.modules() if type(module).__name__ in kinds]
+    for block in blocks or [model]:
+        block.compile(dynamic=True)
+
+
+def check_compiler(device: str, field: str) -> None:
     """Compile a product of two numbers for a device, forward and backward.
+
+    Args:
+        device: which.
+        field: of the config that asks for it, for the message.
 
     Raises:
         ProclipError: that does not work; the message says why.
@@ -30,5 +46,5 @@ def check_compiler(device: str) -> None:
     except Exception as error:  # whatever a tool chain can lack: compilers raise errors of many kinds
         wanted = "a C++ compiler (g++ or clang++; the variable CXX names another)" if device == "cpu" else "Triton"
         raise ProclipError(
-            f"tune.image.compile: torch.compile does not work on {device} here; it wants {wanted}: {one_line(error)}"
+            f"{field}: torch.compile does not work on {device} here; it wants {wanted}: {one_line(error)}"
         ) from None

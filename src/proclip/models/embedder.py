@@ -7,15 +7,20 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
 from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
+from .compiling import check_compiler, compile_blocks
 from .devices import known_device
 from .embedder_source import identity_of, locate, settings_of
+
+if TYPE_CHECKING:
+    from .causal_lm import CausalLMEmbedder
+    from .sentence_transformers_embedder import SentenceTransformersEmbedder
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,15 @@ def load_embedder(config: EmbedderConfig, device: str = "cpu") -> TextEmbedder:
         device: where it computes, unless ``config.device_map`` says; vectors come back to the CPU.
 
     Raises:
-        ProclipError: the model, the device or a package it needs is missing, a file of it cannot be read, or a setting
-            does not fit the model.
+        ProclipError: the model, the device or a package it needs is missing, a file of it cannot be read, a setting
+            does not fit the model, or torch.compile does not work here.
     """
     device = known_device(device)
     source = locate(config)
     identity = identity_of(config, source)
-    embedder: TextEmbedder
+    if config.compile:
+        check_compiler(device, "embedder.compile")
+    embedder: CausalLMEmbedder | SentenceTransformersEmbedder
     if config.backend == "sentence-transformers":
         from .sentence_transformers_embedder import SentenceTransformersEmbedder, load_sentence_transformer
 
@@ -94,6 +101,8 @@ def load_embedder(config: EmbedderConfig, device: str = "cpu") -> TextEmbedder:
         from .causal_lm import CausalLMEmbedder, load_causal_lm
 
         embedder = CausalLMEmbedder(*load_causal_lm(config, source, device), config, identity)
+    if config.compile:
+        compile_blocks(embedder.model)
     embedder.for_classes()  # a prompt for classes that cannot be used is refused now, not after training
     return embedder
 

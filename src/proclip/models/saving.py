@@ -73,10 +73,10 @@ def pinned_revision(name: str | None, revision: str | None, file: str = "config.
 
 
 def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
-    """The same embedder with the commit of its hub revision; folders by their absolute path."""
+    """The same embedder with the commit of its hub revision; folders by their absolute path, nothing compiled."""
     revision = pinned_revision(config.model, config.revision, config.gguf_file or "config.json")
     lora = tuple(lasting_name(name) for name in config.lora)
-    return dataclasses.replace(config, model=lasting_name(config.model), revision=revision, lora=lora)
+    return dataclasses.replace(config, model=lasting_name(config.model), revision=revision, lora=lora, compile=False)
 
 
 def placed_embedder(

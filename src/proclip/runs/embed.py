@@ -32,6 +32,8 @@ from ..models.embedder import LazyEmbedder, TextEmbedder
 _log = logging.getLogger(__name__)
 
 
+TEXTS_ON_GPU = 4096
+"""Encoded by one call there, where a batch holds some thousand."""
 PLAIN_SECONDS = 30.0
 """Between two lines of progress where there is no terminal."""
 
@@ -174,8 +176,9 @@ def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
 def _add(
     what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Captions, skip: Skip | None = None
 ) -> EmbedCounts:
+    size = None if pick_device() == "cpu" else TEXTS_ON_GPU
     with embedding_progress(what) as report:
-        counts = embed_captions(captions, embedder, folder, dtype, skip, report)
+        counts = embed_captions(captions, embedder, folder, dtype, skip, report, size)
     if distributed.is_main():
         cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
         line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"

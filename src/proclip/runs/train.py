@@ -111,7 +111,7 @@ def _enter(recipe: Recipe, folder: Path, device: str) -> None:
         if stage is not None:
             build_scaler(stage.optim, torch.device(device))  # raises where the device has no such arithmetic
     if recipe.tune and recipe.tune.image.compile:
-        check_compiler(device)
+        check_compiler(device, "tune.image.compile")
     with main_first():
         open_run(recipe, folder)
 

@@ -1,0 +1,71 @@
+"""From files to a model on a GPU, and what the GPU computes against the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_recipe import HEAD, STAGES, with_tasks
+
+from proclip.cli import main
+from proclip.config import EmbedderConfig
+from proclip.data.store import EmbeddingStore
+from proclip.models.embedder import load_embedder
+from proclip.models.proclip import ProCLIP
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+CAPTIONS = [f"{'a very ' * (n % 9)}red kite over {n} boats" for n in range(100)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("settings", [{"layer": 1}, {"pooling": "last_token", "padding_side": "left"}])
+def test_an_embedder_gives_the_vectors_of_the_cpu(
+    tiny_llm_path: Path, settings: dict[str, object], compiled: bool
+) -> None:
+    config = {"model": str(tiny_llm_path), "dtype": "float32", **settings}
+    plain = load_embedder(EmbedderConfig(**config), "cpu")  # type: ignore[arg-type]
+    found = load_embedder(EmbedderConfig(**config, compile=compiled), "cuda")  # type: ignore[arg-type]
+    assert found.identity == plain.identity
+    torch.testing.assert_close(found.encode(CAPTIONS).embeds, plain.encode(CAPTIONS).embeds, rtol=1e-3, atol=1e-3)
+
+
+def test_files_to_a_model(
+    tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_tasks(tiny_world, tmp_path / "world")
+    first: dict[str, list[float]] = {}
+    for device in ("cuda", "cpu"):
+        if device == "cpu":
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        path, run = tmp_path / f"{device}.toml", tmp_path / device
+        store = tmp_path / f"store-{device}"
+        path.write_text(HEAD.format(clip=tiny_clip_path, llm=tiny_llm_path, world=world, store=store) + STAGES)
+        assert main(["embed", str(path)]) == 0
+        assert main(["train", str(path), "--out", str(run), "--set", "log.every_steps=1"]) == 0
+        assert main(["eval", str(run / "model"), "--data", str(world), "--out", str(run / "results.json")]) == 0
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        first[device] = [next(row["loss"] for row in rows if row["stage"] == stage) for stage in ("distill", "tune")]
+    stores = [EmbeddingStore.open(tmp_path / f"store-{device}" / "llm") for device in first]
+    keys = list(stores[0].keys)
+    torch.testing.assert_close(stores[0].rows(keys), stores[1].rows(keys), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(first["cuda"], first["cpu"], rtol=2e-2, atol=1e-3)
+    embeds = [
+        ProCLIP.from_pretrained(tmp_path / "cuda" / "model", device=d).embed_texts(CAPTIONS) for d in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(embeds[1].cpu(), embeds[0], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_of_a_store_are_read_into_page_locked_memory(tmp_path: Path) -> None:
+    from proclip.data.store import StoreWriter
+
+    rows = torch.randn(50, 8)
+    with StoreWriter(tmp_path / "s", {"kind": "t"}, 8, "float16", shard_size=16) as writer:
+        for start in range(0, 50, 10):
+            writer.add([str(n) for n in range(start, start + 10)], rows[start : start + 10])
+    order = torch.randperm(50)
+    torch.zeros(1, device="cuda")
+    found = EmbeddingStore.open(tmp_path / "s").at(order)
+    assert found.is_pinned()
+    assert torch.equal(found, rows.half().float()[order])
