@@ -38,12 +38,12 @@ from proclip.train.loop import fit
 from proclip.train.metric_log import MetricLogger
 from proclip.train.stages import ImageTextTuning, TextDistillation
 
-TEN = 10
+TEN, FIRST = 10, 128
 LLM_DIM, TEACHER_DIM = 576, 256
 DISTINCT_PICTURES = 64
 LOG = LogConfig(every_steps=1_000_000, checkpoint_every_steps=1_000_000)
 SIZES = {
-    "metadata": 20_000, "stage 1": 8192, "stage 2": 1024, "evaluation": 1024, "embedding": 2048, "recall": 10_000,
+    "metadata": 20_000, "stage 1": 8192, "stage 2": 512, "evaluation": 1024, "embedding": 2048, "recall": 10_000,
 }  # fmt: skip
 LIST = "the folder's list itself, which is mapped from disk where there are shards"
 OWN = {
@@ -144,7 +144,10 @@ PARTS: Mapping[str, Callable[[Path, int], None]] = {
 
 
 def ready(part: str, folder: str, rows: int) -> Callable[[], object]:
-    """What a fresh process measures."""
+    """What a fresh process measures, once it has done the part on a few rows."""
+    first, few = Path(folder).with_name("first"), min(FIRST, rows)
+    prepare(part, first, few)
+    PARTS[part](first, few)
     return lambda: PARTS[part](Path(folder), rows)
 
 
@@ -157,7 +160,7 @@ def measured(part: str, rows: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write."""
-    options = command_line(__doc__, repeats=2, extend=lambda p: p.add_argument("--parts", nargs="+", choices=PARTS))
+    options = command_line(__doc__, repeats=3, extend=lambda p: p.add_argument("--parts", nargs="+", choices=PARTS))
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # of the processes that are measured
     sizes, figures, found = SMALL if options.small else SIZES, [], {}
     for part in options.parts or PARTS:

@@ -45,6 +45,8 @@ def of_benchmark(name: str, results: Path) -> str:
         return f"Not measured yet: `python benchmarks/{COMMANDS.get(name, f'{name}.py')}`.\n"
     lines = ["| | median | range | aim | limit | share of it |", "|---|---:|---:|---|---|---:|"]
     lines += [row(figure) for figure in result["figures"]]
+    if result.get("profiles"):
+        lines += ["", *profile_table(result["profiles"])]
     machine = result["machine"]
     about = [
         f"`{result['command']}`", machine.get("gpu", machine["processor"]), f"{machine['cores']} cores",
@@ -52,6 +54,17 @@ def of_benchmark(name: str, results: Path) -> str:
         result["date"], f"commit {result['commit']}", f"load {machine['load_average']:g} at the end",
     ]  # fmt: skip
     return "\n".join([*lines, "", ", ".join(about) + ".", ""])
+
+
+def profile_table(profiles: Mapping[str, Any]) -> list[str]:
+    """Where the time of calls went: a line for each, a column for each kind of operation."""
+    kinds = list(dict.fromkeys(kind for one in profiles.values() for kind in one["shares"]))
+    lines = [f"| profile | ms | of them computing | {' | '.join(kinds)} |", f"|---|---:|---:|{'---:|' * len(kinds)}"]
+    for title, one in profiles.items():
+        shares = [f"{one['shares'][kind]:.0%}" if kind in one["shares"] else "" for kind in kinds]
+        times = [number(1e3 * one[name]) for name in ("seconds", "computing")]
+        lines.append(f"| {' | '.join([title, *times, *shares])} |")
+    return lines
 
 
 def row(figure: Mapping[str, Any]) -> str:

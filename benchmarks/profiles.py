@@ -40,7 +40,8 @@ def where_time_goes(call: Callable[[], object]) -> dict[str, Any]:
     call()
     _wait(cuda)
     seconds = time.perf_counter() - start
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, acc_events=True) as found:
         call()
         _wait(cuda)
     own: Counter[str] = Counter()

@@ -19,10 +19,10 @@ from proclip.files import write_atomically
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PEAK = 989e12
-"""bfloat16 operations a second of an H100 SXM as its maker says."""
-EMBED, STAGE1, STAGE2 = 0.13, 0.24, 0.28
+"""bfloat16 operations a second of an H100 SXM, and of an H200, as their maker says."""
+EMBED, STAGE1, STAGE2 = 0.14, 0.25, 0.32
 """Shares of it that were measured (benchmarks/results/gpu.json, gpu_stage2.json): an LLM of 0.6B; stage 1 from stores,
-h = 4,096 and b = 8,192; stage 2 of ViT-L/14 with its EMA teacher."""
+h = 4,096 and b = 8,192; stage 2 of ViT-L/14 with its EMA teacher, not compiled."""
 LINKS = {"NVLink, 450 GB/s": 450e9, "InfiniBand, 50 GB/s a GPU": 50e9, "Ethernet, 12.5 GB/s a node of 8": 12.5e9 / 8}
 """What a GPU sends in a second at most."""
 SETS = {"CC3M": 3_000_000, "15M": 15_000_000, "30M": 30_000_000}

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from limits import matmul
 from measure import command_line, figure, in_turn, write
+from profiles import where_time_goes
 from torch import Tensor, nn
 from training import LOGIT_SCALE, Steps, operations, random_clip, random_tune_batch
 from transformers import CLIPModel
@@ -146,7 +147,8 @@ def main() -> None:
         ratio = turns.ratio("plain", "ours, bfloat16")
         figures.append(figure("ours in bfloat16 over the plain loop", ratio, "x", aim="at least 1.5"))
     details = {"clip": name, "side": side, "batch": count, "llm_dim": batch.llm_embeds.shape[1], "first_loss": first,
-               "gflop_a_step": round(needed / 1e9, 3), "turns": turns.values()}  # fmt: skip
+               "gflop_a_step": round(needed / 1e9, 3), "turns": turns.values(),
+               "profiles": {"ours, float32": where_time_goes(single.run)}}  # fmt: skip
     write(options, __doc__, figures, details)
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -387,6 +388,7 @@ def torchvision_to_install() -> str:
     )
 
 
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="the torchvision that is installed would be taken")
 def test_a_torchvision_of_another_build(tmp_path: Path) -> None:
     """It fails as the registry's does beside a CPU torch: it registers an operator that is not there."""
     (tmp_path / "torchvision").mkdir()

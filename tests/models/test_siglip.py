@@ -20,6 +20,7 @@ from transformers import (
     SiglipModel,
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from proclip.errors import ProclipError
 from proclip.models.clip import CHECKPOINT_FILES, load_clip
@@ -88,7 +89,8 @@ def test_siglip2_of_fixed_resolution_equals_transformers_on_lower_case(folders: 
     processor = AutoProcessor.from_pretrained(folders["fixed"])
     image_embeds, text_embeds, truncated = ours(folders["fixed"])
     with torch.inference_mode():
-        features = model.get_image_features(**processor(images=pictures(), return_tensors="pt")).pooler_output
+        pixels = SiglipImageProcessorPil.from_pretrained(folders["fixed"])(pictures(), return_tensors="pt")
+        features = model.get_image_features(**pixels).pooler_output
     close(image_embeds, torch.nn.functional.normalize(features, dim=-1))
     lowered = texts_of(model, processor.tokenizer, [text.lower() for text in TEXTS])
     close(text_embeds, lowered)
@@ -103,7 +105,8 @@ def test_naflex_equals_transformers(folders: dict[str, Path]) -> None:
     image_embeds, text_embeds, truncated = ours(folders["naflex"])
     settings = {"patch_size": tiny.PATCH, "max_num_patches": tiny.PATCHES, "return_tensors": "pt"}
     with torch.inference_mode():
-        features = model.get_image_features(**processor(images=pictures(), **settings)).pooler_output
+        patches = Siglip2ImageProcessorPil.from_pretrained(folders["naflex"])(pictures(), **settings)
+        features = model.get_image_features(**patches).pooler_output
     close(image_embeds, torch.nn.functional.normalize(features, dim=-1))
     close(text_embeds, texts_of(model, processor.tokenizer, TEXTS))
     assert truncated == 2

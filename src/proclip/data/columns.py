@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -66,28 +67,46 @@ def batched(items: Iterable[V], size: int = ROWS_A_BATCH) -> Iterator[list[V]]:
 class ColumnBuilder:
     """Rows to columns of one type, a chunk at a time; a column that some rows lack has nothing there.
 
+    Chunks are written to a file, from which the columns are mapped: of a table of any length no more is in memory than
+    what is being read.
+
     Args:
         kind: of every column.
+        file: nameless, for any number of builders; it may be closed when their columns are there.
     """
 
-    def __init__(self, kind: pa.DataType) -> None:
-        self._kind = kind
-        self._chunks: dict[str, list[pa.Array]] = {}
+    def __init__(self, kind: pa.DataType, file: IO[bytes]) -> None:
+        self._kind, self._schema, self._file = kind, pa.schema([("values", kind)]), file
+        self._chunks: dict[str, list[slice]] = {}
         self._lengths: list[int] = []
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Some more rows."""
         for name in {name: None for row in rows for name in row}:
-            parts = self._chunks.setdefault(name, [pa.nulls(length, self._kind) for length in self._lengths])
-            parts.append(pa.array([row.get(name) for row in rows], self._kind))
+            parts = self._chunks.setdefault(name, [self._written(pa.nulls(n, self._kind)) for n in self._lengths])
+            parts.append(self._written(pa.array([row.get(name) for row in rows], self._kind)))
         self._lengths.append(len(rows))
         for parts in self._chunks.values():
             if len(parts) < len(self._lengths):
-                parts.append(pa.nulls(len(rows), self._kind))
+                parts.append(self._written(pa.nulls(len(rows), self._kind)))
 
     def columns(self) -> dict[str, pa.ChunkedArray]:
-        """By name."""
-        return {name: pa.chunked_array(parts, self._kind) for name, parts in self._chunks.items()}
+        """By name; nothing can be added afterwards."""
+        if not self._chunks:
+            return {}
+        self._file.flush()
+        mapped = pa.py_buffer(mmap(self._file.fileno(), 0, access=ACCESS_READ))
+        found = {}
+        for name, places in self._chunks.items():
+            parts = [pa.ipc.read_record_batch(mapped[place], self._schema).column(0) for place in places]
+            found[name] = pa.chunked_array(parts, self._kind)
+        return found
+
+    def _written(self, values: pa.Array) -> slice:
+        """Where in the file they are."""
+        start = self._file.tell()
+        self._file.write(pa.record_batch([values], self._schema).serialize())
+        return slice(start, self._file.tell())
 
 
 def blank(texts: pa.ChunkedArray) -> np.ndarray[Any, Any]:

@@ -1,7 +1,8 @@
 """Tables of captioned images, read alike: an image folder's metadata, and lists that name pictures anywhere.
 
 ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``. Text formats go through Python row by row, some microseconds each, and
-are kept as columns of Arrow; parquet becomes columns at once.
+become columns of Arrow, mapped from a nameless file where the system has its temporary ones (TMPDIR). Parquet becomes
+columns in memory, at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -127,12 +129,14 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
         columns, count = {n: table.column(n) for n in table.column_names if n in wanted}, table.num_rows
         known = table.column_names
     else:
-        builder, seen, count = ColumnBuilder(TEXT), dict[str, None](), 0
-        for rows in batched(read_rows(path)):
-            builder.add([{k: _text(row, k) for k in wanted if row.values.get(k) is not None} for row in rows])
-            seen |= dict.fromkeys(name for row in rows for name in row.values)
-            count += len(rows)
-        columns, known = builder.columns(), list(seen)
+        seen, count = dict[str, None](), 0
+        with TemporaryFile() as file:
+            builder = ColumnBuilder(TEXT, file)
+            for rows in batched(read_rows(path)):
+                builder.add([{k: _text(row, k) for k in wanted if row.values.get(k) is not None} for row in rows])
+                seen |= dict.fromkeys(name for row in rows for name in row.values)
+                count += len(rows)
+            columns, known = builder.columns(), list(seen)
     if not count:
         raise ProclipError(f"{path} has no rows")
     for name in wanted:
@@ -142,24 +146,26 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
 
 
 def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
-    own, texts, lists, splits = ColumnBuilder(TEXT), ColumnBuilder(TEXT), ColumnBuilder(TEXTS), ColumnBuilder(TEXTS)
-    for rows in batched(read_rows(path)):
-        named = [(row, next((n for n in path_columns if isinstance(row.values.get(n), str)), None)) for row in rows]
-        for row, name in named:
-            if name is None:
-                raise ProclipError(_no_picture(row.where, path_columns, row.values))
-        own.add([_own(row, str(name)) for row, name in named])
-        splits.add([_splits(row) for row in rows])
-        captions = [{k: v for k, v in row.values.items() if k not in SPECIAL and k != name} for row, name in named]
-        texts.add([{k: v for k, v in row.items() if isinstance(v, str)} for row in captions])
-        lists.add([{k: v for k, v in row.items() if _is_texts(v)} for row in captions])
-    columns = own.columns()
-    if not columns:
-        raise ProclipError(f"{path} has no rows")
-    return RowTable(
-        keys=columns["key"], files=columns["file"], splits=splits.columns().get("splits"), urls=columns.get("url"),
-        texts=texts.columns(), lists=lists.columns(),
-    )  # fmt: skip
+    with TemporaryFile() as file:
+        own, texts = ColumnBuilder(TEXT, file), ColumnBuilder(TEXT, file)
+        lists, splits = ColumnBuilder(TEXTS, file), ColumnBuilder(TEXTS, file)
+        for rows in batched(read_rows(path)):
+            named = [(row, next((n for n in path_columns if isinstance(row.values.get(n), str)), None)) for row in rows]
+            for row, name in named:
+                if name is None:
+                    raise ProclipError(_no_picture(row.where, path_columns, row.values))
+            own.add([_own(row, str(name)) for row, name in named])
+            splits.add([_splits(row) for row in rows])
+            captions = [{k: v for k, v in row.values.items() if k not in SPECIAL and k != name} for row, name in named]
+            texts.add([{k: v for k, v in row.items() if isinstance(v, str)} for row in captions])
+            lists.add([{k: v for k, v in row.items() if _is_texts(v)} for row in captions])
+        columns = own.columns()
+        if not columns:
+            raise ProclipError(f"{path} has no rows")
+        return RowTable(
+            keys=columns["key"], files=columns["file"], splits=splits.columns().get("splits"), urls=columns.get("url"),
+            texts=texts.columns(), lists=lists.columns(),
+        )  # fmt: skip
 
 
 def _no_picture(where: str, path_columns: Sequence[str], found: Iterable[str]) -> str:
