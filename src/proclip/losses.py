@@ -299,8 +299,8 @@ class _StructureSum(torch.autograd.Function):
             for start in range(part.start, part.stop, CHUNK):
                 chunk = slice(start, min(start + CHUNK, part.stop))
                 others = slice(start, batch) if whole else slice(0, batch)
-                distances = _distances(*exact_student, chunk, others, student.dtype)
-                difference = distances - _distances(*exact_teacher, chunk, others, student.dtype)
+                distances = _distances(exact_student, chunk, others, student.dtype)
+                difference = distances - _distances(exact_teacher, chunk, others, student.dtype)
                 if form == "square":
                     values, slope = difference.square(), difference
                 else:  # smooth L1 with beta 1: x^2 / 2 while |x| < 1, else |x| - 1/2
@@ -327,25 +327,22 @@ class _StructureSum(torch.autograd.Function):
         return grad * gradient, None, None, None
 
 
-def _for_distances(embeds: Tensor) -> tuple[Tensor, Tensor]:
-    """Two matrices in float64, [n, d + 2] each, whose rows' products are squared distances.
-
-    ``(-2 x, |x|^2, 1) . (y, 1, |y|^2) = |x|^2 + |y|^2 - 2 x . y``.
-    """
+def _for_distances(embeds: Tensor) -> Tensor:
+    """Rows ``(x, 1, |x|^2)`` in float64, [n, d + 2]."""
     exact = embeds.double()
     lengths = exact.square().sum(dim=1, keepdim=True)
-    ones = torch.ones_like(lengths)
-    return torch.cat([-2 * exact, lengths, ones], dim=1), torch.cat([exact, ones, lengths], dim=1)
+    return torch.cat([exact, torch.ones_like(lengths), lengths], dim=1)
 
 
-def _distances(left: Tensor, right: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -> Tensor:
-    """Euclidean distances of a chunk of rows to others that it is among: [m, k] of `dtype`.
+def _distances(exact: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -> Tensor:
+    """Euclidean distances of a chunk of rows to others that it is among: of `_for_distances`, [m, k] of `dtype`.
 
-    From the products of float64 (`_for_distances`), whose rounding is far below what float32 tells apart: near rows
-    keep their distance, as when they are subtracted first, at the price of a product of matrices. Equal rows are at
-    distance 0 exactly.
+    From the products ``(-2 x, |x|^2, 1) . (y, 1, |y|^2) = |x|^2 + |y|^2 - 2 x . y`` in float64, whose rounding is far
+    below what float32 tells apart: near rows keep their distance, as when they are subtracted first, at the price of a
+    product of matrices. Equal rows are at distance 0 exactly.
     """
-    squares = (left[chunk] @ right[others].T).to(dtype)
+    own, one, length = torch.split(exact[chunk], [exact.shape[1] - 2, 1, 1], dim=1)
+    squares = (torch.cat([-2 * own, length, one], dim=1) @ exact[others].T).to(dtype)
     torch.threshold_(squares, EQUAL, 0.0)
     squares.diagonal(chunk.start - others.start).zero_()
     return squares.sqrt_()
