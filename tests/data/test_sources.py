@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_many_rows_are_columns_and_slices(tmp_path: Path) -> None:
         check_captions(samples, ["text", "more"])
     kept = ImageCaptions(tmp_path, incomplete="leave_out").select("any", ["text", "more"])
     assert [len(kept), kept[0].key] == [4_999, "15001.png"]
+
+
+def test_of_a_list_of_texts_little_is_in_memory(tmp_path: Path) -> None:
+    """What Arrow holds, which is not what is mapped; without the mapping it is the texts' own bytes."""
+    rows = ({"file_name": f"{n}.png", "text": f"{n} " + "a long caption " * 20} for n in range(10_000))
+    path = tmp_path / "metadata.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = pa.total_allocated_bytes()
+    samples = ImageCaptions(tmp_path).select("any")
+    assert len(samples) == 10_000 and samples[9_999].captions["text"].startswith("9999 ")
+    assert pa.total_allocated_bytes() - before < path.stat().st_size / 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full is Linux's /dev/full")
+def test_no_room_for_columns_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}\n')
+    monkeypatch.setattr(columns, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
+    monkeypatch.setattr(columns, "gettempdir", lambda: "/full")
+    with pytest.raises(ProclipError, match=r"^/full has no room for the columns of a list .*: let TMPDIR name"):
+        ImageCaptions(tmp_path).select("any")
 
 
 @pytest.mark.parametrize("several", [True, False])

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from errno import ENOSPC
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -64,6 +67,23 @@ def batched(items: Iterable[V], size: int = ROWS_A_BATCH) -> Iterator[list[V]]:
         yield chunk
 
 
+@contextmanager
+def columns_file() -> Iterator[IO[bytes]]:
+    """A nameless file among the system's temporary ones, for `ColumnBuilder`.
+
+    Raises:
+        ProclipError: there is no room for what is written.
+    """
+    try:
+        with TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        if error.errno != ENOSPC:
+            raise
+        message = f"{gettempdir()} has no room for the columns of a list of pictures: let TMPDIR name another folder"
+        raise ProclipError(message) from None
+
+
 class ColumnBuilder:
     """Rows to columns of one type, a chunk at a time; a column that some rows lack has nothing there.
 
@@ -72,7 +92,7 @@ class ColumnBuilder:
 
     Args:
         kind: of every column.
-        file: nameless, for any number of builders; it may be closed when their columns are there.
+        file: a `columns_file`, for any number of builders.
     """
 
     def __init__(self, kind: pa.DataType, file: IO[bytes]) -> None:

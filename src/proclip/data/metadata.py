@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from pyarrow import parquet
 
 from ..errors import ProclipError
 from ..files import parse_json
-from .columns import TEXT, TEXTS, ColumnBuilder, batched
+from .columns import TEXT, TEXTS, ColumnBuilder, batched, columns_file
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files of which a folder of images holds one."""
@@ -130,7 +129,7 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
         known = table.column_names
     else:
         seen, count = dict[str, None](), 0
-        with TemporaryFile() as file:
+        with columns_file() as file:
             builder = ColumnBuilder(TEXT, file)
             for rows in batched(read_rows(path)):
                 builder.add([{k: _text(row, k) for k in wanted if row.values.get(k) is not None} for row in rows])
@@ -146,7 +145,7 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
 
 
 def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
-    with TemporaryFile() as file:
+    with columns_file() as file:
         own, texts = ColumnBuilder(TEXT, file), ColumnBuilder(TEXT, file)
         lists, splits = ColumnBuilder(TEXTS, file), ColumnBuilder(TEXTS, file)
         for rows in batched(read_rows(path)):
