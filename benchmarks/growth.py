@@ -45,10 +45,10 @@ LOG = LogConfig(every_steps=1_000_000, checkpoint_every_steps=1_000_000)
 SIZES = {
     "metadata": 20_000, "stage 1": 8192, "stage 2": 512, "evaluation": 1024, "embedding": 2048, "recall": 10_000,
 }  # fmt: skip
-LIST = "the folder's list itself, which is mapped from disk where there are shards"
+KEYS = "keys' hashes, while they are compared"
 OWN = {
-    "metadata": LIST, "stage 1": LIST, "stage 2": LIST, "evaluation": "1,024, the embeddings, and paths",
-    "embedding": LIST, "recall": "1,024, the gallery",
+    "metadata": KEYS, "stage 1": KEYS, "stage 2": KEYS, "evaluation": "1,024, the embeddings, and paths",
+    "embedding": KEYS, "recall": "1,024, the gallery",
 }  # fmt: skip
 """What memory a row may take, bytes."""
 SMALL = {"metadata": 50, "stage 1": 16, "stage 2": 4, "evaluation": 4, "embedding": 8, "recall": 50}

@@ -163,6 +163,7 @@ def _peak(threads: int, make: Callable[..., Callable[[], object]], arguments: Se
     torch.set_num_threads(threads)
     measured = make(*arguments)
     gc.collect()
+    gc.freeze()  # as in `in_turn`: the modules' objects are not looked through again
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the preparations, is forgotten
     before, first, seen, done = _status_kib("VmRSS"), _status_kib("RssAnon"), [0], threading.Event()
 
