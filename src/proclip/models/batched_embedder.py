@@ -122,7 +122,7 @@ def _budget(device: torch.device, dim: int) -> int:
 
     Its operations take the longer the wider they are, and starting one takes the same: narrow models need more tokens.
     """
-    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // dim)
+    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // max(dim, 1))
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:
