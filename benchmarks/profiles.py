@@ -12,13 +12,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 KINDS = {
+    "joined by the compiler": "triton",
     "products of matrices": "::(addmm|mm|bmm|baddbmm)$",
     "convolutions": "conv",
     "attention": "attention",
     "norms": "layer_?norm|rms_?norm|linalg_vector_norm",
     "copies, other precisions": "::(copy_|cat|zero_|fill_)$|Memcpy|Memset",
     "optimiser, EMA": "adam|_foreach",
-    "joined by the compiler": "triton",
 }
 """Patterns of operators' names; what fits none is element by element."""
 REST, UNKNOWN = "element by element", "of no operator"

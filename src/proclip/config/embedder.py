@@ -59,7 +59,7 @@ class EmbedderConfig:
     changes where is computed, not what, and is no part of the identity."""
     compile: bool = False
     """Run the LLM's blocks through ``torch.compile``, which joins the many small operations between their products of
-    matrices. The first batch takes half a minute. Like `device_map` it is no part of the identity."""
+    matrices. The first batch waits for the compiler. Like `device_map` it is no part of the identity."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
 

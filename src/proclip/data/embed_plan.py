@@ -93,9 +93,8 @@ class Plan:
     def open(cls, folder: Path) -> Plan:
         """The plan that lies there."""
         tensors, metadata = map_tensors(folder / PLAN)
-        kept, keys, size = (
-            int(metadata.get(name, CHUNK)) for name in ("kept", "keys", "size")
-        )  # once there was no size
+        size = int(metadata.get("size", CHUNK))  # plans of before have none
+        kept, keys = int(metadata["kept"]), int(metadata["keys"])
         return cls(folder, Manifest.read(folder), tensors["sources"], kept, keys, size)
 
     def done(self) -> NDArray[np.bool_]:
@@ -228,7 +227,9 @@ def make_plan(
     """
     manifest = start(folder, wanted)
     seen = _look(captions, skip)
-    size = size or CHUNK
+    size = CHUNK if size is None else size
+    if size < 1 or WINDOW % size:
+        raise ProclipError(f"size must be a divisor of {WINDOW:,}, not {size}")
     name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     if (folder / PLAN).exists():
         found = map_tensors(folder / PLAN)[1]

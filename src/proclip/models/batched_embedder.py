@@ -94,7 +94,8 @@ class BatchedEmbedder(ABC, Generic[Row]):
             return Encoded(torch.empty(0, self.dim), torch.empty(0, dtype=torch.bool))
         if not self._checked:
             other = self.other_padding()
-            self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
+            with _attention(self.device):
+                self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
             self._checked = True
         prepared = self.prepare(texts)
         embeds = torch.empty(len(texts), self.dim)
