@@ -53,7 +53,8 @@ def of_benchmark(name: str, results: Path) -> str:
         machine["instructions"], f"torch {result['versions']['torch']} on {machine['torch_threads']} threads",
         result["date"], f"commit {result['commit']}", f"load {machine['load_average']:g} at the end",
     ]  # fmt: skip
-    return "\n".join([*lines, "", ", ".join(about) + ".", ""])
+    note = f" {result['note']}" if result.get("note") else ""
+    return "\n".join([*lines, "", ", ".join(about) + f".{note}", ""])
 
 
 def profile_table(profiles: Mapping[str, Any]) -> list[str]:

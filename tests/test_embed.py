@@ -138,6 +138,37 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, chunks: int) ->
     assert files(tmp_path / "s") == files(tmp_path / "whole")
 
 
+def test_a_run_that_goes_on_with_chunks_of_another_size_keeps_what_is_done(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(MANY, stopped := Stopped(4), tmp_path / "s")
+    embedder = FakeEmbedder()
+    embed_captions(MANY, embedder, tmp_path / "s", size=9)
+    assert not set(embedder.seen) & set(stopped.seen)
+    assert max(len(texts) for texts in embedder.calls) == 9
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in MANY]), wanted(MANY))
+
+
+def test_a_plan_of_before_chunks_had_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = embed_plan.write_tensors
+
+    def without_size(path: Path, tensors: Any, metadata: dict[str, str]) -> None:
+        real(path, tensors, {name: value for name, value in metadata.items() if name != "size"})
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(embed_plan, "write_tensors", without_size)
+        embed_captions(MANY, stopped := Stopped(2), tmp_path / "s")
+    embed_captions(MANY, embedder := FakeEmbedder(), tmp_path / "s")
+    assert not set(embedder.seen) & set(stopped.seen)
+    assert max(len(texts) for texts in embedder.calls) == 3
+
+
+@pytest.mark.parametrize("size", [0, -3, 2])
+def test_a_size_that_does_not_divide_a_window(tmp_path: Path, size: int) -> None:
+    with pytest.raises(ProclipError, match=rf"size must be a divisor of 9, not {size}"):
+        embed_captions(MANY, FakeEmbedder(), tmp_path / "s", size=size)
+
+
 def test_what_an_interrupted_run_did_is_kept_when_the_captions_change(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         embed_captions([*LATER, *MANY], stopped := Stopped(4), tmp_path / "s")

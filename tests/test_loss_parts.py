@@ -155,6 +155,15 @@ def test_float32_distances_are_as_exact_as_subtraction() -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.parametrize("width", [512, 768, 4096])
+def test_equal_rows_are_at_no_distance_at_any_width(width: int) -> None:
+    rows = F.normalize(torch.randn(40, width, generator=torch.Generator().manual_seed(width)), dim=-1)
+    twice = torch.cat([rows, rows])
+    found = losses._distances(losses._for_distances(twice), slice(0, 40), slice(0, 80), torch.float32)
+    assert found[:, 40:].diagonal().eq(0).all()
+    assert found[:, 40:].gt(0).sum() == 40 * 39
+
+
 class Largest(TorchDispatchMode):
     """The most numbers in any tensor that an operation makes."""
 

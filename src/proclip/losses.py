@@ -338,8 +338,8 @@ def _distances(exact: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -
     """Euclidean distances of a chunk of rows to others that it is among: of `_for_distances`, [m, k] of `dtype`.
 
     From the products ``(-2 x, |x|^2, 1) . (y, 1, |y|^2) = |x|^2 + |y|^2 - 2 x . y`` in float64, whose rounding is far
-    below what float32 tells apart: near rows keep their distance, as when they are subtracted first, at the price of a
-    product of matrices. Equal rows are at distance 0 exactly.
+    below what float32 tells apart: down to 1e-5 distances are as when rows are subtracted first, at the price of a
+    product of matrices. Equal rows are at distance 0 exactly, if they are of length 1.
     """
     own, one, length = torch.split(exact[chunk], [exact.shape[1] - 2, 1, 1], dim=1)
     squares = (torch.cat([-2 * own, length, one], dim=1) @ exact[others].T).to(dtype)

@@ -117,7 +117,7 @@ def test_no_room_for_columns_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}\n')
     monkeypatch.setattr(columns, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
     monkeypatch.setattr(columns, "gettempdir", lambda: "/full")
-    with pytest.raises(ProclipError, match=r"^/full has no room for the columns of a list .*: let TMPDIR name"):
+    with pytest.raises(ProclipError, match=r"metadata\.jsonl: /full has no room for its columns: let TMPDIR name"):
         ImageCaptions(tmp_path).select("any")
 
 

@@ -13,7 +13,7 @@ import torch
 from tiny_recipe import HEAD, STAGES, with_tasks
 
 from proclip.config import EmbedderConfig
-from proclip.data.store import EmbeddingStore, StoreWriter
+from proclip.data.store import EmbeddingStore
 from proclip.models.embedder import load_embedder
 from proclip.models.proclip import ProCLIP
 
@@ -59,15 +59,3 @@ def test_files_to_a_model(tiny_world: Path, tiny_clip_path: Path, tiny_llm_path:
     models = [ProCLIP.from_pretrained(tmp_path / "cuda" / "model", device=device) for device in ("cpu", "cuda")]
     embeds = [model.embed_texts(CAPTIONS) for model in models]
     torch.testing.assert_close(embeds[1], embeds[0], rtol=1e-3, atol=1e-3)
-
-
-def test_rows_of_a_store_are_read_into_page_locked_memory(tmp_path: Path) -> None:
-    rows = torch.randn(50, 8)
-    with StoreWriter(tmp_path / "s", {"kind": "t"}, 8, "float16", shard_size=16) as writer:
-        for start in range(0, 50, 10):
-            writer.add([str(n) for n in range(start, start + 10)], rows[start : start + 10])
-    order = torch.randperm(50)
-    torch.zeros(1, device="cuda")
-    found = EmbeddingStore.open(tmp_path / "s").at(order)
-    assert found.is_pinned()
-    assert torch.equal(found, rows.half().float()[order])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -68,8 +68,11 @@ def batched(items: Iterable[V], size: int = ROWS_A_BATCH) -> Iterator[list[V]]:
 
 
 @contextmanager
-def columns_file() -> Iterator[IO[bytes]]:
-    """A nameless file among the system's temporary ones, for `ColumnBuilder`.
+def columns_file(path: Path) -> Iterator[IO[bytes]]:
+    """A nameless file among the system's temporary ones, for the `ColumnBuilder` of a table.
+
+    Args:
+        path: of the table, for the message.
 
     Raises:
         ProclipError: there is no room for what is written.
@@ -78,9 +81,9 @@ def columns_file() -> Iterator[IO[bytes]]:
         with TemporaryFile() as file:
             yield file
     except OSError as error:
-        if error.errno != ENOSPC:
+        if error.errno not in (ENOSPC, EDQUOT):
             raise
-        message = f"{gettempdir()} has no room for the columns of a list of pictures: let TMPDIR name another folder"
+        message = f"{path}: {gettempdir()} has no room for its columns: let TMPDIR name another folder"
         raise ProclipError(message) from None
 
 

@@ -129,7 +129,7 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
         known = table.column_names
     else:
         seen, count = dict[str, None](), 0
-        with columns_file() as file:
+        with columns_file(path) as file:
             builder = ColumnBuilder(TEXT, file)
             for rows in batched(read_rows(path)):
                 builder.add([{k: _text(row, k) for k in wanted if row.values.get(k) is not None} for row in rows])
@@ -145,7 +145,7 @@ def read_text_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
 
 
 def _from_rows(path: Path, path_columns: Sequence[str]) -> RowTable:
-    with columns_file() as file:
+    with columns_file(path) as file:
         own, texts = ColumnBuilder(TEXT, file), ColumnBuilder(TEXT, file)
         lists, splits = ColumnBuilder(TEXTS, file), ColumnBuilder(TEXTS, file)
         for rows in batched(read_rows(path)):

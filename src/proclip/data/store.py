@@ -134,9 +134,7 @@ class EmbeddingStore:
         Returns:
             [n, dim] float32.
         """
-        # Where this process uses a GPU, in page-locked memory, from which it copies while it computes.
-        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        embeds = torch.empty(len(rows), self.dim, pin_memory=used)
+        embeds = torch.empty(len(rows), self.dim)
         for places, shard, own in self._of_shards(rows.numpy()):
             shard.read(own, embeds.numpy(), places)
         return embeds

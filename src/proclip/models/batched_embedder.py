@@ -92,14 +92,13 @@ class BatchedEmbedder(ABC, Generic[Row]):
         check_texts(texts)
         if not texts:
             return Encoded(torch.empty(0, self.dim), torch.empty(0, dtype=torch.bool))
-        if not self._checked:
-            other = self.other_padding()
-            with _attention(self.device):
-                self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
-            self._checked = True
-        prepared = self.prepare(texts)
-        embeds = torch.empty(len(texts), self.dim)
         with _attention(self.device):
+            if not self._checked:
+                other = self.other_padding()
+                self_check(self.config, self.settings, self._vectors, other._vectors if other else None)
+                self._checked = True
+            prepared = self.prepare(texts)
+            embeds = torch.empty(len(texts), self.dim)
             for places, vectors in self.in_batches(prepared, batch_tokens or _budget(self.device, self.dim)):
                 embeds[places] = vectors.float().cpu()
         return Encoded(embeds, torch.tensor(prepared.cut), torch.tensor(prepared.lengths))
@@ -123,7 +122,7 @@ def _budget(device: torch.device, dim: int) -> int:
 
     Its operations take the longer the wider they are, and starting one takes the same: narrow models need more tokens.
     """
-    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // max(dim, 1))
+    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // dim)
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:

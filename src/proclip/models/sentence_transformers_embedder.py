@@ -83,7 +83,10 @@ class SentenceTransformersEmbedder(BatchedEmbedder[str]):
     """
 
     def __init__(self, model: SentenceTransformer, config: EmbedderConfig, identity: dict[str, Any]) -> None:
-        super().__init__(config, identity, int(model.get_embedding_dimension() or 0), model.device)
+        width = model.get_embedding_dimension()
+        if width is None:
+            raise ProclipError(f"embedder.model {config.model!r} does not say how wide its vectors are (modules.json)")
+        super().__init__(config, identity, width, model.device)
         self.model = model
         own = model.max_seq_length
         if not isinstance(own, int | None):
