@@ -24,7 +24,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EmbedderConfig:
 
 
 def test_it_is_no_part_of_the_identity_and_of_a_saved_model(config: EmbedderConfig) -> None:
-
     assert embedder_identity(config) == embedder_identity(replace(config, compile=False))
     assert not pinned_embedder(config).compile
 
