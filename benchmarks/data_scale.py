@@ -1,10 +1,10 @@
 """What do millions of samples cost before and while they are trained on: seconds and memory, by their number?
 
-    python benchmarks/data_scale.py        # 300,000 and 3 million rows; three minutes, 1.5 GB of disk
+    python benchmarks/data_scale.py        # 300,000 and 3 million rows; ten minutes, 3 GB of disk
 
 Indexes of shards of 10,000 samples with two caption columns, 300 characters together, as ``proclip data index`` and
-``join`` write them, of archives that are empty files of the right size. Every question runs in a process of its own;
-its memory is what it took beyond mapped files.
+``join`` write them, of archives that are empty files of the right size, and a store of all captions' vectors, of width
+8. Every question runs in a process of its own; its memory is what it took beyond mapped files.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from measure import command_line, figure, peak_memory, write
 
+from proclip.data.captions import Captions
+from proclip.data.columns import batched
 from proclip.data.dataset import ImageCaptions, Samples, check_captions
+from proclip.data.embed_plan import make_plan
 from proclip.data.order import Block, Order
+from proclip.data.store import EmbeddingStore, StoreWriter, caption_key
+from proclip.data.store_format import Manifest
+from proclip.data.stored_rows import StoredRows
 from proclip.data.tar_index import ABOUT, OF_CAPTION, ShardAbout, index_path
 
 A_SHARD = 10_000
@@ -29,8 +36,12 @@ READS = 20_000
 COLUMNS = ("short", "long")
 
 
+WIDTH = 8
+
+
 def indexes(folder: Path, shards: int) -> None:
     """Indexes as those of real shards."""
+    folder.mkdir()
     for shard in range(shards):
         path = folder / f"{shard:05d}.tar"
         path.touch()
@@ -53,8 +64,16 @@ def indexes(folder: Path, shards: int) -> None:
             writer.write_table(table)
 
 
+def embedded(folder: Path) -> None:
+    """The vectors of all captions."""
+    with StoreWriter(folder / "store", {"kind": "zero"}, WIDTH, "float16", shard_size=1 << 20) as writer:
+        for chunk in batched(opened(str(folder)).captions(COLUMNS), 1 << 16):
+            keys = [caption_key(key, column) for key, column, _ in chunk]
+            writer.add(keys, torch.zeros(len(keys), WIDTH), texts=[text or "" for _, _, text in chunk])
+
+
 def opened(folder: str) -> Samples:
-    return ImageCaptions(folder).select("train")
+    return ImageCaptions(Path(folder) / "data").select("train")
 
 
 def opening(folder: str) -> Callable[[], object]:
@@ -69,6 +88,24 @@ def checking(folder: str) -> Callable[[], object]:
 def digesting(folder: str) -> Callable[[], object]:
     samples = opened(folder)
     return lambda: samples.digest(COLUMNS)
+
+
+def digesting_half(folder: str) -> Callable[[], object]:
+    samples = opened(folder)[::2]
+    return lambda: samples.digest(COLUMNS)
+
+
+def planning(folder: str) -> Callable[[], object]:
+    samples = opened(folder)
+    captions = Captions([(samples, column) for column in COLUMNS])
+    wanted, plan = Manifest(identity={"kind": "zero"}, dim=WIDTH, dtype="float16"), Path(folder) / "plan"
+    plan.mkdir()
+    return lambda: make_plan(plan, wanted, captions)
+
+
+def looking_up(folder: str) -> Callable[[], object]:
+    samples, store = opened(folder), EmbeddingStore.open(Path(folder) / "store")
+    return lambda: StoredRows(Path(folder) / "rows").captions(store, samples, COLUMNS)
 
 
 def ordering(folder: str) -> Callable[[], object]:
@@ -92,6 +129,10 @@ QUESTIONS = {
     "open, keys checked": opening,
     "captions checked": checking,
     "hash of keys and captions": digesting,
+    "hash of every second sample": digesting_half,
+    "embedding of both columns planned": planning,
+    "rows of all captions in a store": looking_up,
+    "the same by a run that goes on": looking_up,
     "an epoch's order": ordering,
     f"{READS:,} samples at random": reading,
 }
@@ -104,7 +145,8 @@ def main() -> None:
     figures, details = [], {}
     for shards in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            indexes(Path(folder), shards)
+            indexes(Path(folder) / "data", shards)
+            embedded(Path(folder))
             rows = shards * A_SHARD
             for question, make in QUESTIONS.items():
                 found = peak_memory(make, folder)

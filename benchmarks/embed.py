@@ -26,9 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from proclip.config import EmbedderConfig
-from proclip.embed import embed_captions
+from proclip.embed import A_CHUNK_ON_GPU, embed_captions
 from proclip.models.embedder import load_embedder
-from proclip.runs.embed import TEXTS_ON_GPU
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-small": ("bert", {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
@@ -99,7 +98,9 @@ def measure(folder: Path, shape: str, texts: list[str], repeats: int) -> tuple[l
 
     def ours() -> None:
         shutil.rmtree(folder / "store", ignore_errors=True)
-        embed_captions(captions, embedder, folder / "store", "float16", size=TEXTS_ON_GPU if device == "cuda" else None)
+        embed_captions(
+            captions, embedder, folder / "store", "float16", size=A_CHUNK_ON_GPU if device == "cuda" else None
+        )
 
     def theirs(batch_size: int) -> Callable[[], object]:
         return lambda: model.encode(texts, batch_size=batch_size, show_progress_bar=False)

@@ -11,10 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from caption_world import COLUMNS, samples_of, slow_rows, write_world
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from proclip.data.broken import Broken, BrokenImages, files_like
+from proclip.data.store import EmbeddingStore
+from proclip.data.stored_rows import StoredRows
 from proclip.distributed import (
     all_reduce_mean,
     all_reduce_sum,
@@ -110,6 +113,15 @@ def broken(folder: str) -> list[int]:
     return totals
 
 
+def caption_rows(folder: Path) -> tuple[int, list[int], int]:
+    """How many captions this process looks up, the rows of all, and how many it looks up the next time."""
+    store, samples, told = EmbeddingStore.open(folder / "store"), samples_of(folder), [0]
+    rows = StoredRows(folder / "rows", lambda done, total: told.append(total)).captions(store, samples, COLUMNS)
+    again = list[int]()
+    StoredRows(folder / "rows", lambda done, total: again.append(total)).captions(store, samples, COLUMNS)
+    return told[-1], rows.tolist(), len(again)
+
+
 def work(number: int, folder: str) -> None:
     """What each of the processes does; its findings go to a file."""
     torch.set_num_threads(1)
@@ -135,6 +147,7 @@ def work(number: int, folder: str) -> None:
             "empty": expect_error(torch.ones(0, 2)), "scalar": expect_error(torch.tensor(1.0)),
             "alike": expect_difference({"a": 1, "b": 2}), "differ": expect_difference({"a": 1, "b": number}),
             "from main": str(from_main(number)), "from all": str(from_all(number)), "broken": str(broken(folder)),
+            "rows": json.dumps(caption_rows(Path(folder))),
         }  # fmt: skip
         save_file(tensors, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}.json").write_text(json.dumps(notes))
@@ -147,6 +160,7 @@ def work(number: int, folder: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes left what they found."""
     folder = tmp_path_factory.mktemp("two_processes")
+    write_world(folder)
     torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
     return folder
 
@@ -203,6 +217,13 @@ def test_broken_pictures_are_counted_once_whoever_met_them(folder: Path, notes: 
     assert [file.name for file in files] == ["broken.rank0.jsonl", "broken.rank1.jsonl"]
     listed = [json.loads(line)["key"] for line in files[1].read_text().splitlines()]
     assert listed == ["both", "of 1", "later 1"]
+
+
+def test_captions_are_looked_up_by_both_once(folder: Path, notes: list[dict[str, str]]) -> None:
+    found = [json.loads(note["rows"]) for note in notes]
+    wanted = slow_rows(samples_of(folder), EmbeddingStore.open(folder / "store"))
+    assert found == [[2 * 512, wanted, 0], [2 * (1200 - 512), wanted, 0]]
+    assert [path.suffix for path in (folder / "rows").iterdir()] == [".safetensors"]
 
 
 def test_one_process_is_the_identity() -> None:

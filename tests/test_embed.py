@@ -52,7 +52,7 @@ def test_every_caption_gets_its_texts_vector_and_each_text_is_encoded_once(tmp_p
     assert (len(store), store.truncated, store.manifest.rows) == (4, 1, 3)
     cut = store.cut([key for key, _ in ROWS])
     assert cut is not None and cut.tolist() == [False, False, False, True]
-    store.check(ROWS)
+    store.find(*zip(*ROWS, strict=True))
     store.verify()
     assert not [name for name in files(tmp_path / "s") if name.startswith(".")]
 

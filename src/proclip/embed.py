@@ -1,25 +1,39 @@
-"""Texts to an embedding store: every caption of a dataset, each text once, by any number of processes."""
+"""Captions, each text once, and pictures to embedding stores, by any number of processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from math import gcd
 from pathlib import Path
+from typing import Any, final
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from . import distributed
+from .data.ahead import DECODE_THREADS
+from .data.dataset import Sample, Samples
 from .data.embed_plan import Plan, PlanRows, Skip, make_plan
+from .data.in_order import in_order
 from .data.shared_work import SharedWork
 from .data.store_folder import lock
 from .data.store_format import MANIFEST, UNKNOWN, Manifest, StoreDtype, pack
 from .errors import ProclipError
 from .models.embedder import Encoded, TextEmbedder
+from .models.preprocess import ImagePreprocess
+from .models.towers import ImageTower
 from .models.vectors import check_vectors
 
 Report = Callable[[int, int, int], None]
-"""Called with texts done and all texts of the run, and tokens read so far, of all processes."""
+"""Called with texts or pictures done and all of the run, and tokens read so far, of all processes."""
+PICTURES = 128
+"""That the tower takes at a time; twice as many more wait, decoded and prepared."""
+A_CHUNK_ON_GPU = 4096
+"""Texts or pictures that a process takes there."""
 
 
 @dataclass(frozen=True)
@@ -65,31 +79,154 @@ def embed_captions(
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
             store; the store was made otherwise; the disk is too small; another run is writing the store.
     """
-    work, main = SharedWork(), distributed.is_main()
+
+    def encode(numbers: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+        texts = [captions[number][1] for number in numbers]
+        encoded = embedder.encode(texts)
+        check_vectors(encoded.embeds, texts)
+        yield 0, encoded
+
+    def plan(wanted: Manifest) -> Plan:
+        return make_plan(folder, wanted, captions, skip, size)
+
+    found, _, truncated = _fill(folder, embedder.identity, lambda: embedder.dim, dtype, plan, encode, report)
+    return EmbedCounts(found.keys, found.rows, found.kept, truncated)
+
+
+@dataclass(frozen=True)
+class PictureCounts:
+    """What a call of `embed_pictures` did."""
+
+    pictures: int
+    """That the store did not hold."""
+    broken: int
+    """Of these, how many cannot be used: the store has none of their vectors."""
+    first_broken: str | None
+    """Key and fault of one that this process met."""
+
+
+def embed_pictures(
+    samples: Samples,
+    tower: ImageTower,
+    preprocess: ImagePreprocess,
+    folder: Path,
+    identity: Mapping[str, Any],
+    report: Report | None = None,
+) -> PictureCounts:
+    """Embed the plain pictures of samples that the store does not hold yet, by the samples' keys, L2-normalised.
+
+    Processes share the work, and what was stopped goes on, as with `embed_captions`.
+
+    Args:
+        samples: with distinct keys.
+        tower: computes where its weights are.
+        preprocess: the tower's.
+        folder: of the store.
+        identity: of tower and preprocessing.
+        report: called by the main process now and then.
+
+    Raises:
+        ProclipError: a picture is missing, or has changed since it was embedded; the store was made otherwise; the disk
+            is too small; another run is writing the store; a vector is not finite.
+    """
+    broken = list[str]()
+    size = None if next(tower.parameters()).device.type == "cpu" else A_CHUNK_ON_GPU
+
+    def encode(numbers: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+        return _encode_pictures([samples[number] for number in numbers], tower.eval(), preprocess, broken)
+
+    def plan(wanted: Manifest) -> Plan:
+        return make_plan(folder, wanted, _Stamps(samples), size=size, what="picture")
+
+    found, done, _ = _fill(folder, identity, lambda: tower.embed_dim, "float32", plan, encode, report)
+    return PictureCounts(found.rows, found.rows - done, broken[0] if broken else None)
+
+
+@final
+class _Stamps(Sequence[tuple[str, str]]):
+    """Keys of pictures, and what changes when a picture does; no two have the same."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> tuple[str, str]:  # type: ignore[override]  # no slices: they would be lists
+        sample = self.samples[number]
+        return sample.key, f"{sample.key}: {sample.picture.stamp()}"
+
+
+def _encode_pictures(
+    samples: Sequence[Sample], tower: ImageTower, preprocess: ImagePreprocess, broken: list[str]
+) -> Iterator[tuple[int, Encoded]]:
+    """Stretches of pictures that can be used: number of the first, and their vectors."""
+    device = next(tower.parameters()).device
+
+    def prepared(sample: Sample) -> Tensor | None:
+        try:
+            return preprocess(sample.picture.open())
+        except ProclipError as error:
+            broken.append(f"{sample.key}: {error}")
+            return None
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        pictures = in_order(pool, prepared, samples, 2 * PICTURES)
+        for start in range(0, len(samples), PICTURES):
+            keys = [sample.key for sample in samples[start : start + PICTURES]]
+            found = [(start + n, pixels) for n, pixels in enumerate(islice(pictures, len(keys))) if pixels is not None]
+            if not found:
+                continue
+            with torch.inference_mode():
+                embeds = F.normalize(tower(torch.stack([pixels for _, pixels in found]).to(device)).float(), dim=-1)
+            check_vectors(embeds, [keys[n - start] for n, _ in found])
+            numbers = [number for number, _ in found]
+            starts = [n for n in range(len(numbers)) if n == 0 or numbers[n] > numbers[n - 1] + 1]
+            for first, last in pairwise([*starts, len(numbers)]):
+                yield numbers[first], Encoded(embeds[first:last], None)
+
+
+Encode = Callable[[Sequence[int]], Iterator[tuple[int, Encoded]]]
+"""From numbers of what is embedded to stretches of them: place of the first among the numbers, and vectors."""
+
+
+def _fill(
+    folder: Path,
+    identity: Mapping[str, Any],
+    dim: Callable[[], int],
+    dtype: StoreDtype,
+    plan_for: Callable[[Manifest], Plan],
+    encode: Encode,
+    report: Report | None,
+) -> tuple[Plan, int, int]:
+    """Plan, encode and finish, by all processes: the plan, its rows that are done, and the texts that were cut.
+
+    The numbers of the last two are known to the main process.
+    """
+    work, main, done, truncated = SharedWork(), distributed.is_main(), 0, 0
     held = lock(folder) if main else None
     try:
         if main:
-            dim = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else embedder.dim
-            wanted = Manifest(identity=dict(embedder.identity), dim=dim, dtype=dtype)
-            plan = make_plan(folder, wanted, captions, skip, size)
+            there = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else dim()
+            plan = plan_for(Manifest(identity=dict(identity), dim=there, dtype=dtype))
             work.add("texts", int(plan.done().sum()))
             work.add("planned", 1)
         else:
             work.wait("planned")
             plan = Plan.open(folder)
-        _encode(plan, captions, embedder, work, report if main else None)
+        _encode(plan, encode, work, report if main else None)
         work.reach("encoded", distributed.world_size())
-        truncated = plan.finish() if main else 0
+        if main:
+            done = int(plan.done().sum())
+            truncated = plan.finish()
         work.leave()
     finally:
         if held is not None:
             held.release()
-    return EmbedCounts(plan.keys, plan.rows, plan.kept, truncated)
+    return plan, done, truncated
 
 
-def _encode(
-    plan: Plan, captions: Sequence[tuple[str, str]], embedder: TextEmbedder, work: SharedWork, report: Report | None
-) -> None:
+def _encode(plan: Plan, encode: Encode, work: SharedWork, report: Report | None) -> None:
     """Take chunks of rows as long as there are some, and encode what is not done."""
     done = plan.done()
     if done.all():
@@ -100,12 +237,12 @@ def _encode(
             first, last = plan.chunk(turn * stride % plan.chunks)
             if done[first:last].all():
                 continue
-            texts = [captions[source][1] for source in plan.sources[first:last].tolist()]
-            encoded = embedder.encode(texts)
-            check_vectors(encoded.embeds, texts)
-            rows.write(first, _packed(encoded, plan.manifest))
-            read = int(encoded.tokens.sum()) if encoded.tokens is not None else 0
-            texts_done, tokens = work.add("texts", last - first), work.add("tokens", read)
+            read = 0
+            for place, encoded in encode(plan.sources[first:last].tolist()):
+                rows.write(first + place, _packed(encoded, plan.manifest))
+                read += int(encoded.tokens.sum()) if encoded.tokens is not None else 0
+            new = int((~done[first:last]).sum())
+            texts_done, tokens = work.add("texts", new), work.add("tokens", read)
             if report is not None:
                 report(texts_done, plan.rows, tokens)
 

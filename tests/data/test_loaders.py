@@ -66,11 +66,12 @@ def test_distill_leaves_out_what_the_teacher_would_cut(
     """The left-out captions need no teacher embedding, and still count for the adapter's input norm."""
     llm, teacher = stores
     config = DistillConfig(captions=("short", "long"), batch_size=3)
-    long = {caption_key(s.key, "long") for s in samples}
+    long = {s.captions["long"] for s in samples}
     kept = [caption_key(s.key, "short") for s in samples]
     with StoreWriter(tmp_path / "poor", {}, 3) as writer:
         writer.add(kept, teacher.rows(kept))
-    source = DistillBatches(samples, llm, EmbeddingStore.open(tmp_path / "poor"), config, seed=0, left_out=long)
+    poor = EmbeddingStore.open(tmp_path / "poor")
+    source = DistillBatches(samples, llm, poor, config, seed=0, skip=lambda texts: [text in long for text in texts])
     assert (source.texts, source.left_out) == (18, 9)
     seen = torch.cat([batch.llm_embeds for batch in source.epoch(0)])
     assert sorted(seen.tolist()) == sorted(llm.rows(kept).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,14 @@ from tiny_open_clip import save_tiny_open_clip
 from tiny_siglip import write_siglip2_fixed, write_siglip2_naflex
 
 from proclip.cli import main
-from proclip.config import DistillConfig, Recipe, load_recipe
+from proclip.config import Recipe, load_recipe
 from proclip.data.dataset import ImageCaptions, caption_of
 from proclip.errors import ProclipError
 from proclip.models import embedder as embedder_module
-from proclip.models.clip import load_clip
 from proclip.models.proclip import ProCLIP
 from proclip.results import load_results
 from proclip.runs import align as align_module
 from proclip.runs.align import align_recipe, common_captions
-from proclip.runs.embed import cut_captions
 
 QUICK = [
     "--set", "adapter.num_blocks=1", "--set", "distill.epochs=1", "--set", "tune.epochs=1",
@@ -224,14 +221,6 @@ def test_columns_of_lists_are_named(tiny_world: Path, tmp_path: Path) -> None:
         recipe_of(data, tmp_path)
     with pytest.raises(ProclipError, match="'captions' holds a list; a caption column holds one text an image"):
         caption_of(ImageCaptions(data).select("align")[0], "captions")
-
-
-def test_captions_that_the_teacher_cannot_read(tiny_world: Path, tmp_path: Path, tiny_clip_path: Path) -> None:
-    clip, samples = load_clip(str(tiny_clip_path)), ImageCaptions(tiny_world).select("align")
-    config = DistillConfig(captions=("long",))
-    assert cut_captions(config, samples, clip) == frozenset()
-    with pytest.raises(ProclipError, match="the CLIP reads 77 tokens, and every caption of long is longer"):
-        cut_captions(replace(config, skip_truncated=True), samples, clip)
 
 
 @pytest.mark.parametrize(

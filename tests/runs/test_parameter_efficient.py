@@ -67,7 +67,7 @@ def test_a_plain_model_comes_out(
 ) -> None:  # fmt: skip
     samples = ImageCaptions(tiny_world).select("align")
     clip = load_clip(str(tiny_clip_path))
-    pixels = torch.stack([tuning._pixels(s, clip.preprocess) for s in samples])
+    pixels = torch.stack([clip.preprocess(s.picture.open()) for s in samples])
     trained: dict[str, Any] = {}
     merge = image_tuning.ImageTuner.merge
 
@@ -112,7 +112,7 @@ def test_the_cached_teacher_is_the_original_tower_on_plain_pictures(
     samples, clip = ImageCaptions(tiny_world).select("align"), load_clip(str(tiny_clip_path))
     folder = next((tmp_path / "store" / "image_teacher").iterdir())
     store = EmbeddingStore.open(folder, expect=tuning.image_identity(clip))
-    features = clip.image_tower(torch.stack([tuning._pixels(s, clip.preprocess) for s in samples])).detach()
+    features = clip.image_tower(torch.stack([clip.preprocess(s.picture.open()) for s in samples])).detach()
     wanted = torch.nn.functional.normalize(features, dim=-1)
     torch.testing.assert_close(store.rows([s.key for s in samples]), wanted, rtol=1e-5, atol=1e-6)
     assert "plain pictures" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from .dataset import Sample, caption_of
+from .dataset import Samples
 from .store import caption_key
 
 
@@ -19,7 +19,7 @@ class Captions(Sequence[tuple[str, str]]):
         columns: samples and the name of a column of theirs.
     """
 
-    def __init__(self, columns: Sequence[tuple[Sequence[Sample], str]]) -> None:
+    def __init__(self, columns: Sequence[tuple[Samples, str]]) -> None:
         self._columns = columns
         self._ends = list(accumulate(len(samples) for samples, _ in columns))
 
@@ -34,8 +34,8 @@ class Captions(Sequence[tuple[str, str]]):
         """
         block = bisect_right(self._ends, number)
         samples, column = self._columns[block]
-        sample = samples[number - (self._ends[block - 1] if block else 0)]
-        return caption_key(sample.key, column), caption_of(sample, column)
+        key, text = samples.caption(number - (self._ends[block - 1] if block else 0), column)
+        return caption_key(key, column), text
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Keys and texts.
@@ -44,5 +44,6 @@ class Captions(Sequence[tuple[str, str]]):
             ProclipError: one is not there, or empty.
         """
         for samples, column in self._columns:
-            for sample in samples:
-                yield caption_key(sample.key, column), caption_of(sample, column)
+            for place, (key, _, text) in enumerate(samples.captions((column,))):
+                whole = text if text and not text.isspace() else samples.caption(place, column)[1]
+                yield caption_key(key, column), whole

@@ -159,11 +159,20 @@ def places_of(values: pa.ChunkedArray, wanted: Any) -> list[int]:
 
 
 def taken(values: pa.ChunkedArray, rows: np.ndarray[Any, Any] | None) -> Iterator[pa.Array]:
-    """The values of some rows (all if None), in their order, in arrays of up to `ROWS_A_BATCH`."""
+    """The values of some rows (all if None), in arrays of up to `ROWS_A_BATCH`.
+
+    Args:
+        values: n of them.
+        rows: [m] int64, increasing.
+    """
     count = len(values) if rows is None else len(rows)
     for start in range(0, count, ROWS_A_BATCH):
         stop = min(count, start + ROWS_A_BATCH)
-        part = values.slice(start, stop - start) if rows is None else values.take(pa.array(rows[start:stop]))
+        if rows is None:
+            part = values.slice(start, stop - start)
+        else:  # of the chunks where they are: taking looks at every chunk that it is given
+            own, first = rows[start:stop], int(rows[start])
+            part = values.slice(first, int(rows[stop - 1]) + 1 - first).take(pa.array(own - first))
         yield part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
 
 

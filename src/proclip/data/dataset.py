@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, final, overload
 
@@ -59,10 +61,13 @@ class Part:
         texts = self.source.texts
         return texts[column] if column in texts else pa.chunked_array([pa.nulls(len(self.source), pa.string())])
 
+    def row(self, number: int) -> int:
+        """Its source's row, of a number below its length."""
+        return number if self.rows is None else int(self.rows[number])
+
     def sample(self, number: int) -> Sample:
         """The sample of a number below its length."""
-        source = self.source
-        row = number if self.rows is None else int(self.rows[number])
+        source, row = self.source, self.row(number)
         splits = source.splits[row].as_py() if source.splits is not None else None
         return Sample(
             key=source.keys[row].as_py(),
@@ -83,10 +88,11 @@ class Samples(Sequence[Sample]):
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
-        self._ends = np.cumsum([len(part) for part in parts])
+        self._ends = list(accumulate(len(part) for part in parts))
+        self._digests: dict[tuple[str, ...], str] = {}
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     @overload
     def __getitem__(self, place: int) -> Sample: ...
@@ -95,15 +101,33 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, place: int | slice) -> Sample | Samples:
         if isinstance(place, slice):
             return self.only(np.arange(*place.indices(len(self))))
-        number = place + len(self) if place < 0 else place
-        if not 0 <= number < len(self):
-            raise IndexError(place)
-        part = int(np.searchsorted(self._ends, number, side="right"))
-        return self.parts[part].sample(number - int(self._ends[part]) + len(self.parts[part]))
+        part, number = self._part(place)
+        return part.sample(number)
 
     def __iter__(self) -> Iterator[Sample]:
         for part in self.parts:
             yield from (part.sample(number) for number in range(len(part)))
+
+    def caption(self, place: int, column: str) -> tuple[str, str]:
+        """Key and caption of a sample, without the rest of it.
+
+        Raises:
+            ProclipError: no such column, or an empty caption.
+        """
+        part, number = self._part(place)
+        row, texts = part.row(number), part.source.texts.get(column)
+        text = texts[row].as_py() if texts is not None else None
+        if not text or text.isspace():
+            text = caption_of(part.sample(number), column)
+        return part.source.keys[row].as_py(), text
+
+    def _part(self, place: int) -> tuple[Part, int]:
+        """Where the sample of a place is: its part, and its number there."""
+        number = place + len(self) if place < 0 else place
+        if not 0 <= number < len(self):
+            raise IndexError(place)
+        part = bisect_right(self._ends, number)
+        return self.parts[part], number - (self._ends[part - 1] if part else 0)
 
     def only(self, places: np.ndarray[Any, Any]) -> Samples:
         """Some of the samples: places [m], increasing."""
@@ -111,8 +135,14 @@ class Samples(Sequence[Sample]):
         for part, end in zip(self.parts, self._ends, strict=True):
             own = places[(places >= first) & (places < end)] - first
             parts.append(replace(part, rows=own if part.rows is None else part.rows[own]))
-            first = int(end)
+            first = end
         return Samples([part for part in parts if len(part)])
+
+    def keys(self) -> Iterator[str]:
+        """Of every sample."""
+        for part in self.parts:
+            for keys in taken(part.source.keys, part.rows):
+                yield from keys.to_pylist()
 
     def captions(self, columns: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
         """Key, column and text of every caption, sample by sample; None where there is no such text."""
@@ -140,6 +170,8 @@ class Samples(Sequence[Sample]):
 
     def digest(self, columns: Sequence[str]) -> str:
         """Hash of keys, names of pictures and some caption columns, in order: 16 hexadecimal digits."""
+        if (known := self._digests.get(tuple(columns))) is not None:
+            return known
         digest = hashlib.sha256()
         for part in self.parts:
             arrays = (part.source.keys, part.source.picture_names(), *map(part.column, columns))
@@ -147,7 +179,8 @@ class Samples(Sequence[Sample]):
                 digest.update(text_digest(taken(values, part.rows)))
             if part.weight != 1:
                 digest.update(repr(part.weight).encode())
-        return digest.hexdigest()[:16]
+        self._digests[tuple(columns)] = found = digest.hexdigest()[:16]
+        return found
 
 
 class ImageCaptions:
@@ -187,6 +220,7 @@ class ImageCaptions:
         if len(parts) > 1:
             _check_keys([part.source for part in parts])
         self.samples = Samples(parts)
+        self._selected: dict[tuple[str, tuple[str, ...]], Samples] = {}
 
     @classmethod
     def of(cls, config: DataConfig) -> ImageCaptions:
@@ -208,6 +242,8 @@ class ImageCaptions:
         Raises:
             ProclipError: there are none; the message lists the splits that exist.
         """
+        if (known := self._selected.get((split, tuple(captions)))) is not None:
+            return known
         other, parts = split.removeprefix(NOT), []
         for part in self.samples.parts:
             rows = part.source.outside(other) if split.startswith(NOT) else part.source.in_split(split)
@@ -221,6 +257,7 @@ class ImageCaptions:
             raise ProclipError(
                 f"{self.folder}: no rows of split {split!r}{lacking}; splits: {', '.join(self.splits) or 'none'}"
             )
+        self._selected[split, tuple(captions)] = samples
         return samples
 
     def __getitem__(self, key: str) -> Sample:

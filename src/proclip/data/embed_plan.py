@@ -209,6 +209,7 @@ def make_plan(
     captions: Sequence[tuple[str, str]],
     skip: Skip | None = None,
     size: int | None = None,
+    what: str = "text of caption",
 ) -> Plan:
     """Decide what is to be embedded, or go on with the plan of a run that was stopped; the store's lock is held.
 
@@ -220,6 +221,7 @@ def make_plan(
         captions: pairs of key and text.
         skip: which texts are left out.
         size: texts of a chunk; `CHUNK` if None.
+        what: the texts are, for the message that one has changed.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
@@ -240,7 +242,7 @@ def make_plan(
             manifest = Manifest.read(folder)
             name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     clear(folder)
-    return _new_plan(folder, manifest, seen, name, size)
+    return _new_plan(folder, manifest, seen, name, size, what)
 
 
 def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
@@ -265,8 +267,8 @@ def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
     return _Seen(KeyTable(np.frombuffer(content, dtype=np.uint8), ends, hashes, texts_of, rows), lengths)
 
 
-def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: int) -> Plan:
-    is_new = _new_captions(folder, manifest, seen)
+def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: int, what: str) -> Plan:
+    is_new = _new_captions(folder, manifest, seen, what)
     table, lengths = (seen.keys, seen.lengths) if is_new.all() else (seen.keys.only(is_new), seen.lengths[is_new])
     tables = manifest.key_tables(folder)
     known = np.concatenate([t.texts for t in tables]) if tables else np.empty((0, 2), np.int64)
@@ -292,13 +294,13 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: in
     return plan
 
 
-def _new_captions(folder: Path, manifest: Manifest, seen: _Seen) -> NDArray[np.bool_]:
+def _new_captions(folder: Path, manifest: Manifest, seen: _Seen, what: str) -> NDArray[np.bool_]:
     """Which captions the store does not hold and that did not stand before, [n]."""
     found, texts = index_of(folder, manifest, write=True).find(seen.keys.hashes), seen.keys.texts
     wanted = seen.lengths > 0
     changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[:, 0])
     if changed.any():
-        raise ProclipError(changed_since(seen.keys.key(int(changed.argmax())), folder))
+        raise ProclipError(changed_since(seen.keys.key(int(changed.argmax())), folder, what))
     first = first_places(seen.keys.hashes)
     twice = (texts != texts[first]).any(axis=1)
     if twice.any():

@@ -30,6 +30,8 @@ TRIES = 1000
 class Loaded:
     """A training image."""
 
+    item: int
+    """The sample's number."""
     sample: Sample
     """Whose picture it is."""
     column: str
@@ -115,7 +117,7 @@ class ImageLoader:
                 first = first or (sample.key, str(error))
                 continue
             broken = Broken(*first, instead=sample.key) if first else None
-            return Loaded(sample, self._column(sample, draw, epoch), pixels, broken)
+            return Loaded(draw.item, sample, self._column(sample, draw, epoch), pixels, broken)
         assert first is not None
         raise ProclipError(f"{tries} pictures in a row cannot be used, such as {first[0]!r}: {first[1]}")
 

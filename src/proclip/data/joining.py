@@ -155,11 +155,11 @@ def _check_repeats(path: Path, table: pa.Table, on: str) -> None:
 def _batches(
     source: Source, places: pa.Array, table: pa.Table, columns: Mapping[str, str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
+    whole = [_one(table.column(old).cast(LARGE)) for old in columns.values()]  # taking looks at every chunk, each time
     for start in range(0, len(source), ROWS_A_BATCH):
         chosen = places.slice(start, ROWS_A_BATCH)
         keys = source.keys.slice(start, ROWS_A_BATCH)
-        texts = [_one(table.column(old).take(chosen).cast(LARGE)) for old in columns.values()]
-        yield pa.RecordBatch.from_arrays([_one(keys), *texts], schema=schema)
+        yield pa.RecordBatch.from_arrays([_one(keys), *(texts.take(chosen) for texts in whole)], schema=schema)
 
 
 def _one(values: Any) -> pa.Array:

@@ -7,10 +7,10 @@ and the sample's key; how many threads decode, and where a run was interrupted, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from .ahead import ahead, in_parts
 from .batches import DistillBatch, MicroBatches, PretrainBatch, TuneBatch
 from .columns import batched
 from .dataset import Samples, check_captions
+from .embed_plan import Skip
 from .image_loading import ImageLoader, Loaded, stacked
+from .key_table import Ints
 from .order import Block, Order, Pass
-from .store import EmbeddingStore, caption_key
+from .store import EmbeddingStore
+from .stored_rows import StoredRows
 
 B = TypeVar("B")
 EMBEDS_A_PART = 1 << 14
@@ -38,38 +41,35 @@ def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
 
-def _stored_rows(
-    store: EmbeddingStore, samples: Samples, columns: Sequence[str], left_out: Collection[str] = frozenset()
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Row in a store of every caption, checked: of sample i in column j at i c + j, of c columns; -1 where left out."""
-    rows = np.full(len(samples) * len(columns), -1)
-    read = ((place, *caption) for place, caption in enumerate(_captions(samples, columns)))
-    for chunk in batched(((p, key, text) for p, key, text in read if key not in left_out)):
-        places, keys, texts = zip(*chunk, strict=True)
-        store.check(zip(keys, texts, strict=True))
-        rows[list(places)] = store.find(keys).numpy()
-    return rows
+def _embeds(store: EmbeddingStore, rows: Ints) -> Iterator[Tensor]:
+    """Vectors of some rows, in parts [m, dim]."""
+    for start in range(0, len(rows), EMBEDS_A_PART):
+        yield store.at(torch.from_numpy(rows[start : start + EMBEDS_A_PART].copy()))  # rows may be read-only
 
 
-def _captions(samples: Samples, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Keys in a store, and texts, sample by sample."""
-    return ((caption_key(key, column), text or "") for key, column, text in samples.captions(columns))
+def nothing_to_read(columns: Sequence[str]) -> ProclipError:
+    """What is said where the teacher would cut every caption, and stage 1 leaves out those that are cut."""
+    return ProclipError(
+        f"every caption of {', '.join(columns)} is longer than the CLIP reads: stage 1 has nothing to learn from; name "
+        "a column with shorter captions (distill.captions), leave the stage out (distill = 'none'), or take them cut "
+        "(distill.skip_truncated = false)"
+    )
 
 
 class DistillBatches:
     """Stage 1's texts: every (sample, caption column) pair, as two rows of the stores; no text, no model.
-
-    The rows are looked up once, when it is made, and are 16 bytes a text of memory.
 
     Args:
         samples: of the split.
         llm, teacher: the embedding stores.
         config: caption columns, and which column the teacher reads for each.
         seed: of the order.
-        left_out: keys of the teacher's captions that are no targets: it cannot read them whole.
+        rows: finds the captions' rows, when this is made.
+        skip: which of some texts the teacher cannot read whole: they are no targets.
 
     Raises:
-        ProclipError: a caption is missing from the data or from a store, or has changed since it was embedded.
+        ProclipError: a caption is missing from the data or from a store, or has changed since it was embedded; or no
+            target is left.
     """
 
     def __init__(
@@ -79,18 +79,21 @@ class DistillBatches:
         teacher: EmbeddingStore,
         config: DistillConfig,
         seed: int,
-        left_out: Collection[str] = frozenset(),
+        rows: StoredRows | None = None,
+        skip: Skip | None = None,
     ) -> None:
         for column in config.teacher_captions:
             if column not in config.captions:
                 raise ProclipError(f"distill.teacher_captions.{column}: {column!r} is not one of distill.captions")
         targets = [config.teacher_captions.get(column, column) for column in config.captions]
         check_captions(samples, sorted({*config.captions, *targets}))
-        self.llm, self.teacher = llm, teacher
-        self._llm_rows = _stored_rows(llm, samples, config.captions)
-        self._teacher_rows = _stored_rows(teacher, samples, targets, left_out)
+        self.llm, self.teacher, rows = llm, teacher, rows or StoredRows()
+        self._llm_rows = rows.captions(llm, samples, config.captions)
+        self._teacher_rows = rows.captions(teacher, samples, targets, skip)
         whole = self._teacher_rows >= 0
-        self._learned = np.flatnonzero(whole) if left_out else None
+        if not whole.any():
+            raise nothing_to_read(targets)
+        self._learned = np.flatnonzero(whole) if skip is not None else None
         self.texts, self.left_out = len(whole), len(whole) - int(whole.sum())
         ends = np.cumsum([len(part) * len(targets) for part in samples.parts])
         counts = [int(of_part.sum()) for of_part in np.split(whole, ends[:-1])]
@@ -100,8 +103,7 @@ class DistillBatches:
 
     def training_llm_embeds(self) -> Iterator[Tensor]:
         """Every text's LLM embedding, those left out too, in parts [m, h]: what the input norm is fitted to."""
-        for start in range(0, self.texts, EMBEDS_A_PART):
-            yield self.llm.at(torch.from_numpy(self._llm_rows[start : start + EMBEDS_A_PART]))
+        return _embeds(self.llm, self._llm_rows)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
         """The batches of a pass, without the first `start`; the next ones are read while one is used."""
@@ -173,10 +175,11 @@ class TuneBatches(_ImageBatches[TuneBatch]):
             of the teacher ``cached``.
         data: limits and settings of reading pictures.
         broken_file: where broken pictures are listed.
+        rows: finds the captions' rows, when this is made.
 
     Raises:
         ProclipError: a caption is missing from the data or from the store, or has changed since it was embedded; a
-            picture is missing from `teacher`.
+            larger share of the pictures than `data` allows is missing from `teacher`.
     """
 
     def __init__(
@@ -189,29 +192,54 @@ class TuneBatches(_ImageBatches[TuneBatch]):
         teacher: EmbeddingStore | None = None,
         data: DataConfig | None = None,
         broken_file: Path | None = None,
+        rows: StoredRows | None = None,
     ) -> None:
         columns = tuple(config.captions)
         check_captions(samples, columns)
-        llm.check(_captions(samples, columns))
+        rows = rows or StoredRows()
+        self._rows = rows.captions(llm, samples, columns)
+        self._teacher_rows = None
         if teacher is not None:
-            for part in batched((key for key, _, _ in samples.captions(columns[:1]))):
-                teacher.find(part)  # raises where one is not there, naming it and the store
+            self._teacher_rows = rows.pictures(teacher, samples)
+            _check_teacher(self._teacher_rows, samples, teacher, (data or DataConfig()).max_broken_share)
         super().__init__(samples, preprocess, config, seed, data, broken_file)
         self.llm, self.teacher = llm, teacher
 
     def training_llm_embeds(self) -> Iterator[Tensor]:
         """Every caption's LLM embedding, in parts [m, h]: what the adapter's input norm is fitted to."""
-        for part in batched(_captions(self.samples, self._images.captions), EMBEDS_A_PART):
-            yield self.llm.rows([key for key, _ in part])
+        return _embeds(self.llm, self._rows)
 
     def _batch(self, loaded: Sequence[Loaded]) -> TuneBatch:
-        keys = [one.sample.key for one in loaded]
+        columns = self._images.captions
+        rows = self._rows[[one.item * len(columns) + columns.index(one.column) for one in loaded]]
         return TuneBatch(
             pixel_values=stacked(loaded),
-            llm_embeds=self.llm.rows([caption_key(one.sample.key, one.column) for one in loaded]),
-            image_ids=_ids(keys),
+            llm_embeds=self.llm.at(torch.from_numpy(rows)),
+            image_ids=_ids([one.sample.key for one in loaded]),
             text_ids=_ids([one.text for one in loaded]),
-            teacher_embeds=self.teacher.rows(keys) if self.teacher is not None else None,
+            teacher_embeds=self._of_teacher(loaded),
+        )
+
+    def _of_teacher(self, loaded: Sequence[Loaded]) -> Tensor | None:
+        if self.teacher is None or self._teacher_rows is None:
+            return None
+        rows = self._teacher_rows[[one.item for one in loaded]]
+        if (rows < 0).any():
+            key = loaded[int(rows.argmin())].sample.key
+            raise ProclipError(
+                f"the teacher's embedding of picture {key!r} is not in {self.teacher.folder}: it could not be used "
+                "when the others were embedded, and now it can; the same command embeds it and goes on"
+            )
+        return self.teacher.at(torch.from_numpy(rows))
+
+
+def _check_teacher(rows: Ints, samples: Samples, teacher: EmbeddingStore, most: float) -> None:
+    absent = np.flatnonzero(rows < 0)
+    if len(absent) > most * len(rows):
+        raise ProclipError(
+            f"{len(absent):,} of {len(rows):,} pictures, such as {samples[int(absent[0])].key!r}, are not among the "
+            f"teacher's embeddings at {teacher.folder}: more than the {most:g} that data.max_broken_share allows. Run  "
+            "proclip data check  and mend them"
         )
 
 
@@ -234,8 +262,8 @@ class PretrainBatches(_ImageBatches[PretrainBatch]):
     def truncated(self) -> tuple[int, int]:
         """How many captions are longer than the text tower reads, and how many there are."""
         cut = total = 0
-        for part in batched(_captions(self.samples, self._images.captions), 1024):
-            cut += self.tokenizer([text for _, text in part]).truncated
+        for part in batched(self.samples.captions(self._images.captions), 1024):
+            cut += self.tokenizer([text or "" for _, _, text in part]).truncated
             total += len(part)
         return cut, total
 

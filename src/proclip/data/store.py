@@ -6,9 +6,9 @@ docs/data_format.md describes the files. A store is written by one job at a time
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,9 +33,6 @@ from .store_folder import (
     table_name,
 )
 from .store_format import UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
-
-CHECKED = 1 << 12
-"""Captions that are compared at a time."""
 
 
 def caption_key(sample_key: str, column: str) -> str:
@@ -115,15 +112,28 @@ class EmbeddingStore:
 
     def holds(self, keys: Sequence[str]) -> Tensor:
         """Which keys are there, [n] bool."""
-        return torch.from_numpy(self._index.find(digests(keys)).rows >= 0)
+        return self.look_up(keys) >= 0
 
-    def find(self, keys: Sequence[str]) -> Tensor:
+    def look_up(self, keys: Sequence[str]) -> Tensor:
+        """Rows of keys, [n] int64; -1 where a key is not there."""
+        return torch.from_numpy(self._index.find(digests(keys)).rows)
+
+    def find(self, keys: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
         """Rows of keys, [n] int64, for `at`: a loop that reads the same keys again and again looks them up once.
 
+        Args:
+            keys: n keys, in any order, repeated or not.
+            texts: of each, to be compared with what was embedded.
+
         Raises:
-            ProclipError: a key is not in the store.
+            ProclipError: a key is not in the store, or another text was embedded under it.
         """
-        return torch.from_numpy(self._found(keys).rows)
+        found = self._found(keys)
+        if texts is not None:
+            changed = (found.texts != 0) & (found.texts != digests(texts)[:, 0])
+            if bool(changed.any()):
+                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder))
+        return torch.from_numpy(found.rows)
 
     def at(self, rows: Tensor) -> Tensor:
         """Vectors by row.
@@ -185,23 +195,6 @@ class EmbeddingStore:
         for first, last in pairwise(bounds):
             number, places = int(shard_of[first]), order[first:last]
             yield places, self._shards[number], rows[places] - self._starts[number]
-
-    def check(self, captions: Iterable[tuple[str, str]]) -> None:
-        """Refuse captions that were not embedded, or that have changed since.
-
-        Args:
-            captions: keys and texts, read bit by bit.
-
-        Raises:
-            ProclipError: a key is not in the store, or the text embedded under it is another one.
-        """
-        remaining = iter(captions)
-        while chunk := list(islice(remaining, CHECKED)):
-            keys, texts = zip(*chunk, strict=True)
-            known = self._found(keys).texts
-            changed = (known != 0) & (known != digests(texts)[:, 0])
-            if bool(changed.any()):
-                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder))
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every file whole and compare its hash.

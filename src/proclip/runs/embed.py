@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,21 +18,20 @@ from rich.progress import Progress as Bar
 from .. import distributed
 from ..config import DistillConfig, Recipe, TuneConfig
 from ..data.captions import Captions
-from ..data.dataset import ImageCaptions, Sample
-from ..data.embed_plan import READ, Skip
+from ..data.dataset import ImageCaptions
+from ..data.embed_plan import Skip
+from ..data.loaders import nothing_to_read
 from ..data.store_format import StoreDtype
 from ..data.text_cache import Progress
-from ..embed import EmbedCounts, Report, embed_captions
+from ..embed import A_CHUNK_ON_GPU, EmbedCounts, Report, embed_captions
 from ..errors import ProclipError
-from ..models.clip import Clip, load_clip
+from ..models.clip import load_clip
 from ..models.devices import pick_device
 from ..models.embedder import LazyEmbedder, TextEmbedder
 
 _log = logging.getLogger(__name__)
 
 
-TEXTS_ON_GPU = 4096
-"""Encoded by one call there, where a batch holds some thousand."""
 PLAIN_SECONDS = 30.0
 """Between two lines of progress where there is no terminal."""
 
@@ -62,42 +60,8 @@ def needed_columns(recipe: Recipe) -> tuple[list[Column], list[Column]]:
     if recipe.distill is None:
         return llm, []
     read = read_captions(recipe.distill)
-    return llm, [Column(recipe.distill.split, read, name) for name in teacher_columns(recipe.distill)]
-
-
-def teacher_columns(config: DistillConfig) -> list[str]:
-    """Columns that the teacher reads."""
-    return sorted({config.teacher_captions.get(column, column) for column in config.captions})
-
-
-def cut_captions(config: DistillConfig, samples: Sequence[Sample], clip: Clip) -> frozenset[str]:
-    """Keys of the teacher's captions that stage 1 leaves out, for the teacher cannot read them whole.
-
-    Returns:
-        none of them, unless the config leaves such captions out.
-
-    Raises:
-        ProclipError: that would leave nothing.
-    """
-    if not config.skip_truncated:
-        return frozenset()
-    captions = Captions([(samples, column) for column in teacher_columns(config)])
-    remaining, cut = iter(captions), set[str]()
-    while chunk := list(islice(remaining, READ)):
-        lost = clip.cuts([text for _, text in chunk])
-        cut.update(key for (key, _), one in zip(chunk, lost, strict=True) if one)
-    if len(cut) == len(captions):
-        raise nothing_to_read(clip, teacher_columns(config))
-    return frozenset(cut)
-
-
-def nothing_to_read(clip: Clip, columns: Sequence[str]) -> ProclipError:
-    """What is said where the teacher would cut every caption, and no caption that is cut is to be a target."""
-    return ProclipError(
-        f"the CLIP reads {clip.tokenizer.context_length} tokens, and every caption of {', '.join(columns)} is "
-        "longer: stage 1 has nothing to learn from; name a column with shorter captions (distill.captions), leave "
-        "the stage out (distill = 'none'), or take them cut (distill.skip_truncated = false)"
-    )
+    targets = sorted({recipe.distill.teacher_captions.get(name, name) for name in recipe.distill.captions})
+    return llm, [Column(recipe.distill.split, read, name) for name in targets]
 
 
 def warn_of_raw_states(recipe: Recipe) -> None:
@@ -164,7 +128,7 @@ def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: P
         captions = _captions(data, columns)
         counts = _add("teacher", folder, clip, "float32", captions, clip.cuts if skips else None)
         if not counts.rows and not counts.kept:
-            raise nothing_to_read(clip, sorted({column.name for column in columns}))
+            raise nothing_to_read(sorted({column.name for column in columns}))
 
 
 def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
@@ -176,7 +140,7 @@ def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
 def _add(
     what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Captions, skip: Skip | None = None
 ) -> EmbedCounts:
-    size = None if pick_device() == "cpu" else TEXTS_ON_GPU
+    size = None if pick_device() == "cpu" else A_CHUNK_ON_GPU
     with embedding_progress(what) as report:
         counts = embed_captions(captions, embedder, folder, dtype, skip, report, size)
     if distributed.is_main():
@@ -196,13 +160,13 @@ def progress(what: str, unit: str = "texts") -> Iterator[Progress]:
 
 
 @contextmanager
-def embedding_progress(what: str) -> Iterator[Report]:
-    """Progress of all processes' texts, with their rates over the run and the time left at them.
+def embedding_progress(what: str, unit: str = "texts") -> Iterator[Report]:
+    """Progress of all processes, with their rates over the run and the time left at them.
 
     A bar on a terminal, a plain line now and then elsewhere.
     """
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts {task.fields[rates]}"))
-    console, rates, told = Console(stderr=True), Rates(), [time.monotonic()]
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit + " {task.fields[rates]}"))
+    console, rates, told = Console(stderr=True), Rates(unit), [time.monotonic()]
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None, rates="")
 
@@ -212,7 +176,7 @@ def embedding_progress(what: str) -> Iterator[Report]:
             bar.update(task, completed=done, total=total, rates=found)
             if not console.is_terminal and now - told[0] > PLAIN_SECONDS:
                 told[0] = now
-                console.print(f"{what}: {done:,} of {total:,} texts, {found}", highlight=False, soft_wrap=True)
+                console.print(f"{what}: {done:,} of {total:,} {unit}, {found}", highlight=False, soft_wrap=True)
 
         yield report
 
@@ -220,7 +184,8 @@ def embedding_progress(what: str) -> Iterator[Report]:
 class Rates:
     """What is said of the speed, from the second report on."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "texts") -> None:
+        self.unit = unit
         self._first: tuple[int, int, float] | None = None
 
     def __call__(self, done: int, total: int, tokens: int, now: float) -> str:
@@ -232,7 +197,7 @@ class Rates:
         if done == texts_before or seconds <= 0:
             return ""
         rate = (done - texts_before) / seconds
-        parts = [f"{rate:,.0f} texts/s"]
+        parts = [f"{rate:,.0f} {self.unit}/s"]
         if tokens > tokens_before:
             parts.append(f"{(tokens - tokens_before) / seconds:,.0f} tokens/s")
         return ", ".join([*parts, f"{timedelta(seconds=round((total - done) / rate))} left"])

@@ -14,6 +14,7 @@ from ..data.broken import BrokenImages, files_like
 from ..data.dataset import ImageCaptions, check_images
 from ..data.loaders import DistillBatches, PretrainBatches, TuneBatches
 from ..data.store import EmbeddingStore
+from ..data.stored_rows import StoredRows
 from ..distributed import barrier, from_main, is_main, main_first
 from ..errors import ProclipError
 from ..files import read_json, write_json
@@ -36,7 +37,7 @@ from ..train.parameters import parameter_groups
 from ..train.stages import ContrastivePretraining, TextDistillation
 from .best import save_best
 from .console import say
-from .embed import cut_captions, of_clip, read_captions
+from .embed import of_clip, progress, read_captions
 from .evaluate import add_figures_to_card
 from .forgetting import StageEvaluation
 from .provenance import provenance
@@ -45,6 +46,8 @@ from .tuning import first_bias, open_tuning, trained_parameters, tuning_stage
 
 BROKEN = "broken_images.jsonl"
 """File of the run folder that lists pictures which were replaced; of several processes each has its own."""
+ROWS = "stored_rows"
+"""Folder of the run folder where rows of captions and pictures in the stores are kept until the run's end."""
 
 
 def train_recipe(recipe: Recipe, out: Path | None = None, device: str | None = None) -> Path:
@@ -136,13 +139,14 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
 
 
 def _finish(folder: Path, save: Callable[[Path], None]) -> None:
-    """Save the model whole or not at all; the checkpoints have done their work then."""
+    """Save the model whole or not at all; checkpoints and captions' rows have done their work then."""
     if is_main():
         draft = folder / "model.part"
         shutil.rmtree(draft, ignore_errors=True)
         save(draft)
         draft.replace(folder / "model")
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for done in ("checkpoints", ROWS):
+            shutil.rmtree(folder / done, ignore_errors=True)
     barrier()
     say(f"model: {folder / 'model'}")
 
@@ -258,14 +262,16 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     if recipe.distill:
         teacher = EmbeddingStore.open(of_clip(Path(recipe.data.store) / "teacher", recipe.clip), expect=clip.identity)
         samples = data.select(recipe.distill.split, read_captions(recipe.distill))
-        cut = cut_captions(recipe.distill, samples, clip)
-        texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, cut)
+        skip = clip.cuts if recipe.distill.skip_truncated else None
+        with progress("stage 1", "captions checked") as report:
+            rows = StoredRows(folder / ROWS, report)
+            texts = DistillBatches(samples, llm, teacher, recipe.distill, recipe.seed, rows, skip)
         if texts.left_out:
             share = f"{texts.left_out} of {texts.texts} texts ({texts.left_out / texts.texts:.1%})"
             say(f"distill: {share} are left out, for the teacher would cut them (distill.skip_truncated)")
         distillation = _distillation(recipe.distill, model.adapter)
     if recipe.tune:
-        pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN)
+        pairs, tuning = open_tuning(recipe, recipe.tune, data, model, clip, llm, folder / BROKEN, folder / ROWS)
     evaluation = StageEvaluation(recipe, folder, device) if recipe.evaluate else None
     first = texts or pairs
     if first and not recipe.init:

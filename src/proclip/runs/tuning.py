@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from ..config import Recipe, TuneConfig
-from ..data.ahead import DECODE_THREADS
-from ..data.dataset import ImageCaptions, Sample, check_images
+from ..data.dataset import ImageCaptions, Samples, check_images
 from ..data.loaders import TuneBatches
-from ..data.store import EmbeddingStore, StoreWriter
-from ..distributed import barrier, is_main
+from ..data.store import EmbeddingStore
+from ..data.stored_rows import StoredRows
+from ..distributed import from_all
+from ..embed import embed_pictures
 from ..models.clip import Clip
-from ..models.preprocess import ImagePreprocess
 from ..models.proclip import ProCLIP
 from ..train.parameters import parameter_groups
 from ..train.stages import ImageTextTuning
 from .console import say
-from .embed import of_clip, read_captions
+from .embed import embedding_progress, of_clip, progress, read_captions
 
-BATCH = 128
-"""Pictures that the original tower embeds at a time."""
 SIGLIP_BIAS = -10.0
 """Where SigLIP starts its bias (arXiv 2303.15343, section 3.2)."""
 
@@ -50,6 +42,7 @@ def open_tuning(
     clip: Clip,
     llm: EmbeddingStore,
     broken_file: Path,
+    rows_folder: Path | None = None,
 ) -> tuple[TuneBatches, ImageTextTuning]:
     """Everything that stage 2 needs, checked.
 
@@ -61,6 +54,7 @@ def open_tuning(
         clip: the checkpoint that the tower comes from.
         llm: the LLM's embeddings.
         broken_file: where pictures that turn out broken are listed.
+        rows_folder: where rows in the stores are kept; None: in memory.
 
     Raises:
         ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
@@ -70,7 +64,11 @@ def open_tuning(
     teacher = None
     if config.teacher == "cached":
         teacher = cached_teacher(samples, model, clip, of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip))
-    batches = TuneBatches(samples, llm, clip.preprocess, config, recipe.seed, teacher, recipe.data, broken_file)
+    with progress("stage 2", "captions checked") as report:
+        rows = StoredRows(rows_folder, report)
+        batches = TuneBatches(
+            samples, llm, clip.preprocess, config, recipe.seed, teacher, recipe.data, broken_file, rows
+        )
     return batches, tuning_stage(config, model)
 
 
@@ -96,42 +94,25 @@ def trained_parameters(stage: ImageTextTuning, model: ProCLIP) -> str:
     return f"tune: {sum(counts.values()):,} of {total:,} parameters are trained ({listed})"
 
 
-def cached_teacher(samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder: Path) -> EmbeddingStore:
+def cached_teacher(samples: Samples, model: ProCLIP, clip: Clip, folder: Path) -> EmbeddingStore:
     """The original image tower's embedding of every plain picture, by the sample's key; what is there is kept.
 
-    No augmentation: a student that sees a crop is held to the embedding of the whole picture.
+    No augmentation: a student that sees a crop is held to the embedding of the whole picture. Pictures that cannot be
+    used have none, as they are not trained on; a later call tries them again.
 
     Raises:
         ProclipError: the store is of another CLIP, or a picture has changed since.
     """
     identity = image_identity(clip)
-    if is_main():
-        _embed_pictures(samples, model, clip, folder, identity)
-    barrier()
+    with embedding_progress("image teacher", "pictures") as report:
+        counts = embed_pictures(samples, model.image_tower, clip.preprocess, folder, identity, report)
+    first = next((one for one in from_all(counts.first_broken) if one is not None), None)
+    if counts.pictures:
+        broken = f", but {counts.broken:,} that cannot be used, such as {first}" if first is not None else ""
+        say(f"{folder}: the original image tower's embeddings of {counts.pictures:,} plain pictures{broken}")
     return EmbeddingStore.open(folder, expect=identity)
-
-
-def _embed_pictures(
-    samples: Sequence[Sample], model: ProCLIP, clip: Clip, folder: Path, identity: dict[str, Any]
-) -> None:
-    tower, device = model.image_tower.eval(), model.device
-    with StoreWriter(folder, identity, clip.dim) as writer, ThreadPoolExecutor(DECODE_THREADS) as pool:
-        places = writer.missing([s.key for s in samples], [s.picture.stamp() for s in samples], what="picture")
-        missing = [samples[place] for place in places]
-        for start in range(0, len(missing), BATCH):
-            chunk = missing[start : start + BATCH]
-            pixels = torch.stack(list(pool.map(lambda s: _pixels(s, clip.preprocess), chunk)))
-            with torch.inference_mode():
-                embeds = F.normalize(tower(pixels.to(device)).float(), dim=-1)
-            writer.add([s.key for s in chunk], embeds, texts=[s.picture.stamp() for s in chunk])
-    if missing:
-        say(f"{folder}: the original image tower's embeddings of {len(missing):,} plain pictures")
 
 
 def image_identity(clip: Clip) -> dict[str, Any]:
     """What the store of a cached teacher records: whose embeddings, of pictures prepared how."""
     return {**clip.identity, "kind": "clip-image-tower", "preprocess": clip.preprocess.to_config()}
-
-
-def _pixels(sample: Sample, preprocess: ImagePreprocess) -> Tensor:
-    return preprocess(sample.picture.open())
