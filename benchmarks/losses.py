@@ -85,18 +85,15 @@ def main() -> None:
         for n in sizes:
             ways = {"part": ours(n, width, WORLD), "whole": ours(n, width, 1), "plain": plain(n, width)}
             turns = in_turn(ways, options.repeats)
-            what = f"{name}, {n:,} pairs, {WORLD} processes"
-            aim = (
-                f"up to {WORLD}" if name == "InfoNCE" else f"about {WORLD // 2}, for alone each distance is found once"
-            )
-            figures.append(figure(f"{what}: a process's time, plain form over ours", turns.ratio("plain", "part"), "x"))
-            figures.append(
-                figure(f"{what}: a process's time, whole over part", turns.ratio("whole", "part"), "x", aim=aim)
-            )
+            what, aim = f"{name}, {n:,} pairs, {WORLD} processes: a process's time", f"up to {WORLD}"
+            figures.append(figure(f"{what}, plain form over ours", turns.ratio("plain", "part"), "x"))
+            figures.append(figure(f"{what}, whole over part", turns.ratio("whole", "part"), "x", aim=aim))
             makers = {"part": partial(ours, n, width, WORLD), "plain": partial(plain, n, width)}
             memory = {way: peak_memory(make) for way, make in makers.items()}
             share = memory["plain"]["anonymous"] / max(memory["part"]["anonymous"], 0.1)
-            figures.append(figure(f"{what}: added memory, plain form over ours", share, "x"))
+            figures.append(
+                figure(f"{name}, {n:,} pairs, {WORLD} processes: added memory, plain form over ours", share, "x")
+            )
             details["rows"].append({"loss": name, "pairs": n, "memory": memory, **turns.values()})
     write(options, __doc__, figures, details)
 

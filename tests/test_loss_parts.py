@@ -89,15 +89,35 @@ def test_the_mean_of_equal_parts_is_the_loss(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["square", "smooth_l1"])
-def test_a_part_of_the_structure_loss_is_half_of_its_rows_pairs(form: Any) -> None:
-    student, teacher, _ = embeds(N, D)
+@pytest.mark.parametrize(
+    ("n", "rows"), [(N, slice(3, 7)), (N, slice(8, 12)), (N - 1, slice(0, 9)), (N - 1, slice(7, 8))]
+)
+def test_a_part_of_the_structure_loss_is_its_rows_with_those_after_them(form: Any, n: int, rows: slice) -> None:
+    student, teacher, _ = embeds(n, D)
     s, t, total = student.tolist(), teacher.tolist(), 0.0
-    for i in range(3, 7):
-        for j in range(N):
+    for i in range(rows.start, rows.stop):
+        for after in range(1, n // 2 + 1):
+            j = (i + after) % n
             x = math.dist(s[i], s[j]) - math.dist(t[i], t[j])
-            total += 0.5 * (x**2 if form == "square" else 0.5 * x**2 if abs(x) < 1 else abs(x) - 0.5)
-    found = structure_loss(student, teacher, form=form, reduction="sum", rows=slice(3, 7))
-    assert found.item() == pytest.approx(total * N / 4, rel=1e-6)
+            share = 0.5 if 2 * after == n else 1.0
+            total += share * (x**2 if form == "square" else 0.5 * x**2 if abs(x) < 1 else abs(x) - 0.5)
+    found = structure_loss(student, teacher, form=form, reduction="sum", rows=rows)
+    assert found.item() == pytest.approx(total * n / (rows.stop - rows.start), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+@pytest.mark.parametrize("form", ["square", "smooth_l1"])
+def test_structure_losses_of_single_rows_of_any_batch(form: Any, n: int) -> None:
+    """Value and gradient, for batches odd and even."""
+    generator = torch.Generator().manual_seed(n)
+    one, other = (F.normalize(torch.randn(n, D, dtype=torch.float64, generator=generator), dim=-1) for _ in range(2))
+    one.requires_grad_()
+    wanted = structure_loss(one, other, form=form, reduction="sum")
+    parts = [structure_loss(one, other, form=form, reduction="sum", rows=slice(i, i + 1)) for i in range(n)]
+    found = torch.stack(parts).mean()
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    gradients = [torch.autograd.grad(value, one)[0] for value in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
 def test_a_part_of_infonce_is_its_images_among_all_texts_and_its_texts_among_all_images() -> None:
@@ -129,8 +149,8 @@ def test_chunks_change_nothing(rows: slice | None, name: str, size: int, monkeyp
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
 
-def test_of_the_whole_every_distance_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between chunks; within one both of a pair's are."""
+def test_every_distance_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between chunks; within one both of a pair's are. A part has half a batch after each of its rows."""
     found, real = [], losses._distances
 
     def distances(exact: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -> Tensor:
@@ -142,6 +162,9 @@ def test_of_the_whole_every_distance_is_found_once(monkeypatch: pytest.MonkeyPat
     LOSSES["square"](*embeds(7, D), None)
     student = [(slice(start, min(start + 3, 7)), slice(start, 7)) for start in (0, 3, 6)]
     assert found == [place for place in student for _ in ("student", "teacher")]
+    found.clear()
+    LOSSES["square"](*embeds(8, D), slice(4, 8))  # rows 4 to 7, and 0 to 3 after them
+    assert found[::2] == [(slice(0, 3), slice(0, 7)), (slice(3, 4), slice(3, 8))] == found[1::2]
 
 
 def test_float32_distances_are_as_exact_as_subtraction() -> None:

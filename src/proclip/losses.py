@@ -77,7 +77,8 @@ def structure_loss(
     has no derivative; the subgradient 0 is taken, so duplicates neither pull nor push each other. Distances below 2e-7
     are zero: float32 cannot tell such embeddings apart.
 
-    A part of the rows counts half of every pair that one of its rows is in, once for each of the two.
+    A part of the rows counts the pairs of each with the n / 2 rows that come after it, the first following on the
+    last: so every pair is counted by one part, and its distances are found once.
 
     Args:
         student: [n, d], L2-normalised.
@@ -280,44 +281,55 @@ def _reduce(total: Tensor, part: slice, *, batch: int, count: int, reduction: st
 
 
 class _StructureSum(torch.autograd.Function):
-    """Half of ``sum_i sum_j f(||s_i - s_j|| - ||t_i - t_j||)`` over i of a part and all j.
+    """``sum f(||s_i - s_j|| - ||t_i - t_j||)`` over the pairs i, j of the whole, or those that a part counts.
 
     The gradient is found along with the value, so that no matrix of distances outlives its chunk: with w_ij the
     derivative by the student's distance over that distance, and 0 where it is 0, it is ``sum_j w_ij (s_i - s_j)`` for
-    s_i and its opposite for every s_j; each is a product of matrices. Where the part is the whole, a chunk leaves out
-    the rows before it, whose pairs with it are done: half the distances are found, and each stands for two.
+    s_i and its opposite for every s_j; each is a product of matrices. Either way a pair's distances are found once:
+
+    - Where the part is the whole, a chunk leaves out the rows before it, whose pairs with it are done.
+    - Row i of a part is paired with i + 1 to i + h, h = n // 2, counted round the batch; so the rows are followed by
+      the first h. Where n is even, i and i + h meet from both: each counts half.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, part: slice, form: str) -> Tensor:
-        total = student.new_zeros(())
+        total, batch, count = student.new_zeros(()), len(student), part.stop - part.start
+        half, whole = batch // 2, count == batch
+        needed = slice(part.start, batch if whole else part.stop + half)
+        student, teacher = (
+            torch.cat([rows, rows[: max(needed.stop - batch, 0)]])[needed] for rows in (student, teacher)
+        )
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
-        batch = len(student)
-        whole = part.stop - part.start == batch
         exact_student, exact_teacher = _for_distances(student), _for_distances(teacher)
+        size = CHUNK if whole else min(CHUNK, batch - half)
         with torch.autocast(student.device.type, enabled=False):
-            for start in range(part.start, part.stop, CHUNK):
-                chunk = slice(start, min(start + CHUNK, part.stop))
-                others = slice(start, batch) if whole else slice(0, batch)
+            for start in range(0, count, size):
+                chunk = slice(start, min(start + size, count))
+                own = chunk.stop - chunk.start
+                others = slice(start, batch if whole else chunk.stop + half)
                 distances = _distances(exact_student, chunk, others, student.dtype)
                 difference = distances - _distances(exact_teacher, chunk, others, student.dtype)
+                if not whole:
+                    difference[:, :own].triu_()
+                    difference[:, half:].tril_()
                 if form == "square":
                     values, slope = difference.square(), difference
                 else:  # smooth L1 with beta 1: x^2 / 2 while |x| < 1, else |x| - 1/2
                     values = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none")
                     slope = difference.clamp_(-1.0, 1.0).div_(2)
-                twice = chunk.stop - chunk.start if whole else batch  # columns where a pair is met from both its rows
+                if not whole and batch % 2 == 0:
+                    values[:, half:].diagonal().div_(2)
+                    slope[:, half:].diagonal().div_(2)
+                twice = own if whole else 0  # columns that have each of their pairs from both its rows
                 total += values[:, :twice].sum() / 2 + values[:, twice:].sum()
                 if gradient is not None:
                     weights = slope.div_(distances).masked_fill_(distances == 0, 0.0)
                     gradient[chunk] += weights.sum(1, keepdim=True) * student[chunk] - weights @ student[others]
-                    if (first := twice if whole else 0) < weights.shape[1]:
-                        weights = weights[:, first:]
-                        rest = slice(others.start + first, batch)
+                    if twice < weights.shape[1]:
+                        weights, rest = weights[:, twice:], slice(others.start + twice, others.stop)
                         gradient[rest] += weights.sum(0)[:, None] * student[rest] - weights.T @ student[chunk]
-        if gradient is not None and whole:
-            gradient *= 2
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient if gradient is None else 2 * _in_place(gradient, part.start, batch))
         return total
 
     @staticmethod
@@ -325,6 +337,15 @@ class _StructureSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return grad * gradient, None, None, None
+
+
+def _in_place(rows: Tensor, start: int, batch: int) -> Tensor:
+    """Rows from `start` of a batch on and then from its first, added to those of no part: [n, d]."""
+    whole = rows.new_zeros(batch, rows.shape[1])
+    before_the_end = min(len(rows), batch - start)
+    whole[start : start + before_the_end] = rows[:before_the_end]
+    whole[: len(rows) - before_the_end] += rows[before_the_end:]
+    return whole
 
 
 def _for_distances(embeds: Tensor) -> Tensor:
