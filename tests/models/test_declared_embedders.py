@@ -15,11 +15,12 @@ from tiny_embedders import TEXTS, bge_m3, multilingual_e5, qwen3_embedding
 
 from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
+from proclip.models.batched_embedder import _budget
 from proclip.models.embedder import embedder_identity, load_embedder
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer  # noqa: E402
-from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +185,14 @@ def test_weights_that_may_run_code_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ProclipError, match=r"no \*\.safetensors.*refs/pr"):
         load_embedder(config_of(tmp_path))
+
+
+def test_a_batch_on_a_gpu_holds_tokens_by_the_transformers_width(models: dict[str, Path], tmp_path: Path) -> None:
+    """Not by that of vectors which a layer behind it makes narrower."""
+    library = SentenceTransformer(str(models["e5"]), device="cpu")
+    library.add_module("2", Dense(32, 4))
+    library.save(str(tmp_path))
+    embedder = load_embedder(config_of(tmp_path))
+    assert (embedder.dim, embedder.width) == (4, 32)
+    budgets = [_budget(torch.device("cuda"), width) for width in (embedder.width, 1024, 4096, 8192)]
+    assert budgets == [65536, 65536, 16384, 8192]

@@ -42,10 +42,14 @@ class BatchedEmbedder(ABC, Generic[Row]):
         identity: what a store records.
         dim: width of the vectors.
         device: where inputs go.
+        width: of the model's own states, where vectors are made narrower or wider than these.
     """
 
-    def __init__(self, config: EmbedderConfig, identity: dict[str, Any], dim: int, device: torch.device) -> None:
+    def __init__(
+        self, config: EmbedderConfig, identity: dict[str, Any], dim: int, device: torch.device, width: int | None = None
+    ) -> None:
         self.config, self.identity, self.dim, self.device = config, identity, dim, device
+        self.width = dim if width is None else width
         self._checked = False
 
     @abstractmethod
@@ -84,7 +88,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
         Args:
             texts: n texts.
             batch_tokens: most tokens in a batch, padding included; if not given 1,024 on a CPU, and elsewhere the more
-                the narrower the vectors, 16,384 at 4,096 numbers and 65,536 at most.
+                the narrower the model's states, 16,384 at 4,096 numbers and 65,536 at most.
 
         Raises:
             ProclipError: a text is empty, or the self-check at the first call fails.
@@ -99,7 +103,7 @@ class BatchedEmbedder(ABC, Generic[Row]):
                 self._checked = True
             prepared = self.prepare(texts)
             embeds = torch.empty(len(texts), self.dim)
-            for places, vectors in self.in_batches(prepared, batch_tokens or _budget(self.device, self.dim)):
+            for places, vectors in self.in_batches(prepared, batch_tokens or _budget(self.device, self.width)):
                 embeds[places] = vectors.float().cpu()
         return Encoded(embeds, torch.tensor(prepared.cut), torch.tensor(prepared.lengths))
 
@@ -117,12 +121,12 @@ class BatchedEmbedder(ABC, Generic[Row]):
         return self.forward(self.prepare(texts).rows).float().cpu()
 
 
-def _budget(device: torch.device, dim: int) -> int:
+def _budget(device: torch.device, width: int) -> int:
     """Tokens a batch: on a CPU what its caches hold (a quarter faster than 4,096 there), else what keeps a GPU busy.
 
     Its operations take the longer the wider they are, and starting one takes the same: narrow models need more tokens.
     """
-    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // dim)
+    return 1024 if device.type == "cpu" else min(1 << 16, (1 << 26) // width)
 
 
 def _attention(device: torch.device) -> AbstractContextManager[None]:

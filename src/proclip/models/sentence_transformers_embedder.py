@@ -72,6 +72,13 @@ def _refuse_code(config: EmbedderConfig, source: EmbedderSource) -> None:
         )
 
 
+def _width_of_states(model: SentenceTransformer) -> int | None:
+    """Of its transformer, whatever follows it; None where it has none."""
+    transformer = getattr(model[0], "auto_model", None)
+    config = transformer.config.get_text_config() if transformer is not None else None
+    return getattr(config, "hidden_size", None)
+
+
 @final
 class SentenceTransformersEmbedder(BatchedEmbedder[str]):
     """An embedding model that sentence-transformers loads.
@@ -86,7 +93,7 @@ class SentenceTransformersEmbedder(BatchedEmbedder[str]):
         width = model.get_embedding_dimension()
         if width is None:
             raise ProclipError(f"embedder.model {config.model!r} does not say how wide its vectors are (modules.json)")
-        super().__init__(config, identity, width, model.device)
+        super().__init__(config, identity, width, model.device, _width_of_states(model))
         self.model = model
         own = model.max_seq_length
         if not isinstance(own, int | None):
