@@ -45,10 +45,11 @@ LOG = LogConfig(every_steps=1_000_000, checkpoint_every_steps=1_000_000)
 SIZES = {
     "metadata": 20_000, "stage 1": 8192, "stage 2": 512, "evaluation": 1024, "embedding": 2048, "recall": 10_000,
 }  # fmt: skip
-KEYS = "keys' hashes, while they are compared"
+KEYS = "8, keys' hashes while they are compared"
 OWN = {
-    "metadata": KEYS, "stage 1": KEYS, "stage 2": KEYS, "evaluation": "1,024, the embeddings, and paths",
-    "embedding": KEYS, "recall": "1,024, the gallery",
+    "metadata": KEYS, "stage 1": "32: keys' hashes, rows of two stores, the order", "stage 2": "24: the same of one",
+    "evaluation": "1,024, the embeddings, and paths", "embedding": "100, the plan's hashes and keys, and its sorting",
+    "recall": "1,024, the gallery",
 }  # fmt: skip
 """What memory a row may take, bytes."""
 SMALL = {"metadata": 50, "stage 1": 16, "stage 2": 4, "evaluation": 4, "embedding": 8, "recall": 50}

@@ -146,8 +146,13 @@ def _blank(texts: pa.Array) -> np.ndarray[Any, Any]:
 
 def repeated(values: pa.ChunkedArray) -> pa.Array:
     """Values that are there more than once, in the order of their first place; empty cells do not count."""
-    values = values.drop_null()
-    if pc.count_distinct(values).as_py() == len(values):
+    values = values.drop_null() if values.null_count else values
+    hashes, first = np.empty(len(values), dtype=np.int64), 0  # 8 bytes a value; Arrow's own table takes 68
+    for part in taken(values, None):
+        hashes[first : first + len(part)] = [hash(value) for value in part.to_pylist()]
+        first += len(part)
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
         return pa.array([], values.type)
     counts = values.value_counts()
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1))

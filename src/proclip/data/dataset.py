@@ -219,6 +219,7 @@ class ImageCaptions:
             part.source.check_keys()
         if len(parts) > 1:
             _check_keys([part.source for part in parts])
+        pa.default_memory_pool().release_unused()  # the keys' hashes, which it keeps otherwise
         self.samples = Samples(parts)
         self._selected: dict[tuple[str, tuple[str, ...]], Samples] = {}
 

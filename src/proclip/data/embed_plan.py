@@ -277,8 +277,10 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: in
     known, known_rows = known[complete], known_rows[complete]
     # For each new caption, the place of the first with its text among the new; negative: the store has the text.
     leader = first_places(np.concatenate([known, table.texts]))[len(known) :] - len(known)
-    leaders = np.flatnonzero(leader == np.arange(len(leader)))
-    order = leaders[np.lexsort((leaders, -lengths[leaders], np.arange(len(leaders)) // WINDOW))]
+    order = np.flatnonzero(leader == np.arange(len(leader)))
+    for begin in range(0, len(order), WINDOW):
+        window = order[begin : begin + WINDOW]
+        window[:] = window[np.argsort(-lengths[window], kind="stable")]
     _check_room(folder, len(order) * manifest.dim, manifest.dtype)
     stored = leader < 0
     table.rows[order] = manifest.rows + np.arange(len(order))
@@ -296,16 +298,19 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: in
 
 def _new_captions(folder: Path, manifest: Manifest, seen: _Seen, what: str) -> NDArray[np.bool_]:
     """Which captions the store does not hold and that did not stand before, [n]."""
-    found, texts = index_of(folder, manifest, write=True).find(seen.keys.hashes), seen.keys.texts
-    wanted = seen.lengths > 0
-    changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[:, 0])
-    if changed.any():
-        raise ProclipError(changed_since(seen.keys.key(int(changed.argmax())), folder, what))
-    first = first_places(seen.keys.hashes)
-    twice = (texts != texts[first]).any(axis=1)
-    if twice.any():
-        raise ProclipError(f"caption {seen.keys.key(int(twice.argmax()))!r} stands twice, with different texts")
-    is_new: NDArray[np.bool_] = wanted & (found.rows < 0) & (first == np.arange(len(first)))
+    index, hashes, texts = index_of(folder, manifest, write=True), seen.keys.hashes, seen.keys.texts
+    first, is_new = first_places(hashes), np.empty(len(hashes), dtype=np.bool_)
+    for begin in range(0, len(hashes), READ):
+        own = slice(begin, begin + READ)
+        found, wanted = index.find(hashes[own]), seen.lengths[own] > 0
+        changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[own, 0])
+        if changed.any():
+            raise ProclipError(changed_since(seen.keys.key(begin + int(changed.argmax())), folder, what))
+        twice = (texts[own] != texts[first[own]]).any(axis=1)
+        if twice.any():
+            key = seen.keys.key(begin + int(twice.argmax()))
+            raise ProclipError(f"caption {key!r} stands twice, with different texts")
+        is_new[own] = wanted & (found.rows < 0) & (first[own] == np.arange(begin, begin + len(wanted)))
     return is_new
 
 

@@ -35,7 +35,7 @@ def digests(texts: Iterable[str]) -> Ints:
 def first_places(hashes: Ints) -> Ints:
     """For each row of [n, 2], the place of the first row that is equal to it: [n]."""
     first = np.arange(len(hashes))
-    part_of = (hashes[:, 0] >> 60) & (PARTS - 1)
+    part_of = ((hashes[:, 0] >> 60) & (PARTS - 1)).astype(np.uint8)
     for part in range(PARTS):
         places = np.flatnonzero(part_of == part)
         own = hashes[places]
