@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from proclip.data.broken import Broken, BrokenImages, files_like
+from proclip.data.dataset import check_images
 from proclip.data.store import EmbeddingStore
 from proclip.data.stored_rows import StoredRows
 from proclip.distributed import (
@@ -122,6 +123,14 @@ def caption_rows(folder: Path) -> tuple[int, list[int], int]:
     return told[-1], rows.tolist(), len(again)
 
 
+def missing_picture(folder: Path) -> str:
+    try:
+        check_images(samples_of(folder))
+    except ProclipError as error:
+        return str(error)
+    return ""
+
+
 def work(number: int, folder: str) -> None:
     """What each of the processes does; its findings go to a file."""
     torch.set_num_threads(1)
@@ -147,7 +156,7 @@ def work(number: int, folder: str) -> None:
             "empty": expect_error(torch.ones(0, 2)), "scalar": expect_error(torch.tensor(1.0)),
             "alike": expect_difference({"a": 1, "b": 2}), "differ": expect_difference({"a": 1, "b": number}),
             "from main": str(from_main(number)), "from all": str(from_all(number)), "broken": str(broken(folder)),
-            "rows": json.dumps(caption_rows(Path(folder))),
+            "rows": json.dumps(caption_rows(Path(folder))), "missing": missing_picture(Path(folder)),
         }  # fmt: skip
         save_file(tensors, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}.json").write_text(json.dumps(notes))
@@ -224,6 +233,10 @@ def test_captions_are_looked_up_by_both_once(folder: Path, notes: list[dict[str,
     wanted = slow_rows(samples_of(folder), EmbeddingStore.open(folder / "store"))
     assert found == [[2 * 512, wanted, 0], [2 * (1200 - 512), wanted, 0]]
     assert [path.suffix for path in (folder / "rows").iterdir()] == [".safetensors"]
+
+
+def test_each_looks_for_its_share_of_the_pictures(notes: list[dict[str, str]]) -> None:
+    assert [note["missing"].split(":")[0] for note in notes] == ["sample 'a0'", "sample 'a1'"]
 
 
 def test_one_process_is_the_identity() -> None:

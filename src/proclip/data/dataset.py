@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .. import distributed
 from ..config import DataConfig, MixtureConfig
 from ..errors import ProclipError
 from .columns import RowView, batched, places_of, repeated, taken, text_digest
@@ -311,10 +312,13 @@ def caption_of(sample: Sample, column: str) -> str:
 
 
 def check_images(samples: Samples) -> None:
-    """Raise `ProclipError` for the first sample whose image file is not there; members of archives were indexed."""
+    """Raise `ProclipError` for the first sample whose image file is not there; members of archives were indexed.
+
+    Of several processes each looks for its share.
+    """
     with ThreadPoolExecutor() as pool:
         for part in samples.parts:
-            numbers = range(len(part)) if part.source.in_files else range(0)
+            numbers = range(distributed.rank(), len(part) if part.source.in_files else 0, distributed.world_size())
             for chunk in batched(numbers):
                 for fault in filter(None, pool.map(_missing_file, map(part.sample, chunk))):
                     raise ProclipError(fault)
