@@ -15,6 +15,7 @@ from caption_world import COLUMNS, samples_of, slow_rows, write_world
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from proclip.config import AdapterConfig
 from proclip.data.broken import Broken, BrokenImages, files_like
 from proclip.data.dataset import check_images
 from proclip.data.store import EmbeddingStore
@@ -31,10 +32,12 @@ from proclip.distributed import (
     is_main,
     own_rows,
     rank,
+    share,
     world_size,
 )
 from proclip.errors import ProclipError
 from proclip.losses import contrastive_loss, distillation_loss, sigmoid_loss
+from proclip.models.adapter import Adapter
 
 B, WIDTH, D, WORLD = 3, 5, 4, 2
 
@@ -131,6 +134,14 @@ def missing_picture(folder: Path) -> str:
     return ""
 
 
+def input_norm() -> dict[str, Tensor]:
+    """As it is fitted to vectors of which each process reads its share, in parts."""
+    adapter = Adapter(WIDTH, D, AdapterConfig(input_norm="standardize"))
+    vectors = 50 + torch.randn(23, WIDTH, generator=torch.Generator().manual_seed(1))
+    adapter.fit_input_norm(vectors[share(23)].split(4))
+    return {"input mean": adapter.input_mean, "input std": adapter.input_std}
+
+
 def work(number: int, folder: str) -> None:
     """What each of the processes does; its findings go to a file."""
     torch.set_num_threads(1)
@@ -149,6 +160,7 @@ def work(number: int, folder: str) -> None:
             "gathered": everyone.detach(), "adjoint": x.grad, "strided": gather(column),
             "mean": all_reduce_mean(torch.tensor([float(number), 4.0])),
             "sum": all_reduce_sum(torch.tensor([float(number), 4.0])),
+            **input_norm(),
         }  # fmt: skip
         notes = {
             "who": f"{rank()} of {world_size()}, main: {is_main()}",
@@ -233,6 +245,13 @@ def test_captions_are_looked_up_by_both_once(folder: Path, notes: list[dict[str,
     wanted = slow_rows(samples_of(folder), EmbeddingStore.open(folder / "store"))
     assert found == [[2 * 512, wanted, 0], [2 * (1200 - 512), wanted, 0]]
     assert [path.suffix for path in (folder / "rows").iterdir()] == [".safetensors"]
+
+
+def test_the_input_norm_is_that_of_all_vectors(tensors: list[dict[str, Tensor]]) -> None:
+    assert share(23) == slice(0, 23)
+    for found in tensors:
+        for name, wanted in input_norm().items():
+            torch.testing.assert_close(found[name], wanted, rtol=1e-7, atol=0.0)
 
 
 def test_each_looks_for_its_share_of_the_pictures(notes: list[dict[str, str]]) -> None:

@@ -276,7 +276,7 @@ def test_the_embedder_must_be_the_stores(tmp_path: Path) -> None:
 
 
 def test_a_second_run_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proclip.embed.lock", lambda folder: lock(folder, 0.05))
+    monkeypatch.setattr("proclip.embed.lock", lambda folder, wait: lock(folder, wait / 200))
     with StoreWriter(tmp_path / "s", FakeEmbedder().identity, 4), pytest.raises(ProclipError, match="another process"):
         embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
 

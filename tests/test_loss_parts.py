@@ -149,8 +149,8 @@ def test_chunks_change_nothing(rows: slice | None, name: str, size: int, monkeyp
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
 
-def test_every_distance_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between chunks; within one both of a pair's are. A part has half a batch after each of its rows."""
+def test_distances_are_of_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk's to itself, and to the rows after it: of the whole to all, of a part to half a batch."""
     found, real = [], losses._distances
 
     def distances(exact: Tensor, chunk: slice, others: slice, dtype: torch.dtype) -> Tensor:

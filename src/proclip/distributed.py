@@ -179,6 +179,11 @@ def comparing_sizes() -> Iterator[None]:
         _COMPARING.reset(token)
 
 
+def share(count: int) -> slice:
+    """Which of `count` things, one after the other, this process does; the shares are as equal as can be."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
 def own_rows(count: int) -> slice | None:
     """Where this process's `count` rows are among the gathered; None, which is all, on one process."""
     return slice(rank() * count, (rank() + 1) * count) if world_size() > 1 else None

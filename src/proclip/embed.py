@@ -20,7 +20,7 @@ from .data.dataset import Sample, Samples
 from .data.embed_plan import Plan, PlanRows, Skip, make_plan
 from .data.in_order import in_order
 from .data.shared_work import SharedWork
-from .data.store_folder import lock
+from .data.store_folder import LOCK_SECONDS, lock
 from .data.store_format import MANIFEST, UNKNOWN, Manifest, StoreDtype, pack
 from .errors import ProclipError
 from .models.embedder import Encoded, TextEmbedder
@@ -34,6 +34,8 @@ PICTURES = 128
 """That the tower takes at a time; twice as many more wait, decoded and prepared."""
 A_CHUNK_ON_GPU = 4096
 """Texts or pictures that a process takes there."""
+WAIT_SECONDS = 24 * 3600.0
+"""How long a run waits for another one that embeds the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,14 @@ def embed_pictures(
     def plan(wanted: Manifest) -> Plan:
         return make_plan(folder, wanted, _Stamps(samples), size=size, what="picture")
 
-    found, done, _ = _fill(folder, identity, lambda: tower.embed_dim, "float32", plan, encode, report)
-    return PictureCounts(found.rows, found.rows - done, broken[0] if broken else None)
+    dim, wait = tower.embed_dim, WAIT_SECONDS
+    found, done, _ = _fill(folder, identity, lambda: dim, "float32", plan, encode, report, wait)
+    return PictureCounts(found.rows, distributed.from_main(found.rows - done), broken[0] if broken else None)
 
 
 @final
 class _Stamps(Sequence[tuple[str, str]]):
-    """Keys of pictures, and what changes when a picture does; no two have the same."""
+    """Keys of pictures, and what changes when a picture does."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -154,7 +157,7 @@ class _Stamps(Sequence[tuple[str, str]]):
 
     def __getitem__(self, number: int) -> tuple[str, str]:  # type: ignore[override]  # no slices: they would be lists
         sample = self.samples[number]
-        return sample.key, f"{sample.key}: {sample.picture.stamp()}"
+        return sample.key, sample.stamp()
 
 
 def _encode_pictures(
@@ -198,13 +201,14 @@ def _fill(
     plan_for: Callable[[Manifest], Plan],
     encode: Encode,
     report: Report | None,
+    wait_seconds: float = LOCK_SECONDS,
 ) -> tuple[Plan, int, int]:
     """Plan, encode and finish, by all processes: the plan, its rows that are done, and the texts that were cut.
 
     The numbers of the last two are known to the main process.
     """
     work, main, done, truncated = SharedWork(), distributed.is_main(), 0, 0
-    held = lock(folder) if main else None
+    held = lock(folder, wait_seconds) if main else None
     try:
         if main:
             there = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else dim()

@@ -25,6 +25,8 @@ from .errors import ProclipError
 
 CHUNK = 1024
 """Rows whose distances to all others are in memory at a time."""
+SMALL_CHUNK = 128
+"""The same of a part, where a larger chunk would find more distances that it does not count."""
 EQUAL = 128 * torch.finfo(torch.float64).eps
 """Squared distance that rounding alone can make of two equal rows of length 1."""
 
@@ -78,7 +80,7 @@ def structure_loss(
     are zero: float32 cannot tell such embeddings apart.
 
     A part of the rows counts the pairs of each with the n / 2 rows that come after it, the first following on the
-    last: so every pair is counted by one part, and its distances are found once.
+    last: so every pair is counted by one part.
 
     Args:
         student: [n, d], L2-normalised.
@@ -285,7 +287,8 @@ class _StructureSum(torch.autograd.Function):
 
     The gradient is found along with the value, so that no matrix of distances outlives its chunk: with w_ij the
     derivative by the student's distance over that distance, and 0 where it is 0, it is ``sum_j w_ij (s_i - s_j)`` for
-    s_i and its opposite for every s_j; each is a product of matrices. Either way a pair's distances are found once:
+    s_i and its opposite for every s_j; each is a product of matrices. Hardly more distances are found than there are
+    pairs; those of a chunk's rows among themselves twice.
 
     - Where the part is the whole, a chunk leaves out the rows before it, whose pairs with it are done.
     - Row i of a part is paired with i + 1 to i + h, h = n // 2, counted round the batch; so the rows are followed by
@@ -302,7 +305,7 @@ class _StructureSum(torch.autograd.Function):
         )
         gradient = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
         exact_student, exact_teacher = _for_distances(student), _for_distances(teacher)
-        size = CHUNK if whole else min(CHUNK, batch - half)
+        size = CHUNK if whole else min(CHUNK, batch - half, max(SMALL_CHUNK, batch // 16))
         with torch.autocast(student.device.type, enabled=False):
             for start in range(0, count, size):
                 chunk = slice(start, min(start + size, count))

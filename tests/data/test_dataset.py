@@ -82,3 +82,11 @@ def test_images(tmp_path: Path) -> None:
         read_image(tmp_path / "b.png")
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "c.png")
     assert read_image(tmp_path / "c.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    sample = dataset(tmp_path, '{"file_name": "a\\u0000.png", "text": "a"}\n').select("any")[0]
+    assert sample.picture.size == 0
+    for read in (sample.picture.open, sample.picture.content, sample.picture.stamp):
+        with pytest.raises(ProclipError, match="image"):
+            read()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from proclip.data import store_folder
 from proclip.data.key_table import digests
 from proclip.data.store import EmbeddingStore, StoreWriter, caption_key, text_key
 from proclip.errors import ProclipError
@@ -404,3 +406,19 @@ def test_opening_and_reading_is_fast(tmp_path: Path) -> None:
     for n in range(0, 50_000, 512):
         store.rows(keys[n : n + 512])
     assert time.perf_counter() - start < 5
+
+
+def test_who_may_wait_long_says_so_and_gets_the_lock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = store_folder.lock(tmp_path)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(store_folder, "LOCK_SECONDS", 0.05)
+        with pytest.raises(ProclipError, match="another process is writing the embeddings"):
+            store_folder.lock(tmp_path, 0.05)
+        assert not caplog.messages
+        waiting = pool.submit(store_folder.lock, tmp_path, 60.0)
+        while not caplog.messages:
+            time.sleep(0.01)
+        assert not waiting.done()
+        held.release()
+        waiting.result(60).release()
+    assert "it is waited for" in caplog.text

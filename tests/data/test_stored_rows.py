@@ -64,7 +64,8 @@ def test_they_are_looked_up_once(world: Path, tmp_path: Path, monkeypatch: pytes
     again = StoredRows(tmp_path / "rows").captions(store, samples_of(tmp_path / "world"), COLUMNS)
     assert looked_up == [] and again.tolist() == rows
     (file,) = (tmp_path / "rows").iterdir()
-    for left in (file.read_bytes()[:5000], b""):
+    content = file.read_bytes()
+    for left in (content[:5000], b"", content[:-8] + bytes(8)):  # cut off, empty, another row
         file.unlink()  # what maps it keeps it
         file.write_bytes(left)
         assert StoredRows(tmp_path / "rows").captions(store, samples, COLUMNS).tolist() == rows
@@ -99,8 +100,13 @@ def test_pictures_that_the_store_has(world: Path, tmp_path: Path, kept: bool) ->
     keys = [s.key for s in samples][::-1]
     with StoreWriter(tmp_path / "pictures", {"kind": "tower"}, 2) as writer:
         writer.add(keys[:1000], torch.zeros(1000, 2))
-    rows = StoredRows(tmp_path / "rows" if kept else None).pictures(EmbeddingStore.open(tmp_path / "pictures"), samples)
+    store, finder = EmbeddingStore.open(tmp_path / "pictures"), StoredRows(tmp_path / "rows" if kept else None)
+    assert not finder.has_pictures(store, samples)
+    rows = finder.pictures(store, samples)
     assert rows.tolist() == [-1] * 200 + [*range(1000)][::-1]
+    assert finder.has_pictures(store, samples) == kept and not finder.has_pictures(store, samples[1:])
+    with pytest.raises(ProclipError, match=r"has rows 0 to 999, and \[-1, 999\] are asked for"):
+        store.at(torch.tensor(rows[199:201].tolist()))
 
 
 def test_nothing_is_left_to_learn_from(world: Path) -> None:

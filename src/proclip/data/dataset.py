@@ -42,6 +42,14 @@ class Sample:
     splits: frozenset[str]
     """The splits it belongs to."""
 
+    def stamp(self) -> str:
+        """Changes when the picture does, as far as `Picture.stamp` sees; no two samples have the same.
+
+        Raises:
+            ProclipError: the picture is missing.
+        """
+        return hashlib.sha256(f"{self.key}: {self.picture.stamp()}".encode()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Part:

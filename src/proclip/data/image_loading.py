@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,7 @@ class ImageLoader:
         seed: of order, augmentation and caption choice.
         data: limits and settings of reading.
         broken_file: where broken pictures are listed.
+        usable: whether the sample of a number has all that its stage needs, else it counts as broken; None: all have.
 
     Raises:
         ProclipError: too few samples.
@@ -78,7 +79,9 @@ class ImageLoader:
         seed: int,
         data: DataConfig,
         broken_file: Path | None = None,
+        usable: Callable[[int], bool] | None = None,
     ) -> None:
+        self.usable = usable
         self.samples, self.captions, self.preprocess, self.config = samples, tuple(captions), preprocess, config
         self.seed, self._chances = seed, _cumulated(captions)
         self.order = Order([Block(len(p), p.weight) for p in samples.parts], batch_size, seed, "images")
@@ -112,6 +115,8 @@ class ImageLoader:
             draw = order[place if number == 0 else (place + self.order.stride + number - 1) % len(order)]
             sample = self.samples[draw.item]
             try:
+                if self.usable is not None and not self.usable(draw.item):
+                    raise ProclipError(f"{sample.picture} could not be used when the teacher embedded the pictures")
                 pixels = self._pixels(sample, draw, epoch)
             except ProclipError as error:
                 first = first or (sample.key, str(error))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..config import DataConfig, DistillConfig, PretrainConfig, TuneConfig
 from ..errors import ProclipError
 from ..models.preprocess import ImagePreprocess
@@ -41,8 +42,9 @@ def _ids(texts: Sequence[str]) -> Tensor:
     return torch.tensor([derive_seed(text) for text in texts])
 
 
-def _embeds(store: EmbeddingStore, rows: Ints) -> Iterator[Tensor]:
-    """Vectors of some rows, in parts [m, dim]."""
+def _own_embeds(store: EmbeddingStore, rows: Ints) -> Iterator[Tensor]:
+    """Vectors of this process's share of some rows, in parts [m, dim]."""
+    rows = rows[distributed.share(len(rows))]
     for start in range(0, len(rows), EMBEDS_A_PART):
         yield store.at(torch.from_numpy(rows[start : start + EMBEDS_A_PART].copy()))  # rows may be read-only
 
@@ -102,8 +104,8 @@ class DistillBatches:
         self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps_per_epoch
 
     def training_llm_embeds(self) -> Iterator[Tensor]:
-        """Every text's LLM embedding, those left out too, in parts [m, h]: what the input norm is fitted to."""
-        return _embeds(self.llm, self._llm_rows)
+        """This process's share of all texts' LLM embeddings, in parts [m, h]: for the adapter's input norm."""
+        return _own_embeds(self.llm, self._llm_rows)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DistillBatch]:
         """The batches of a pass, without the first `start`; the next ones are read while one is used."""
@@ -134,12 +136,13 @@ class _ImageBatches(ABC, Generic[B]):
         seed: int,
         data: DataConfig | None,
         broken_file: Path | None,
+        usable: Callable[[int], bool] | None = None,
     ) -> None:
         check_captions(samples, tuple(config.captions))
         self.samples = samples
         self._images = ImageLoader(
             samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
-            broken_file,
+            broken_file, usable,
         )  # fmt: skip
         self.broken = self._images.broken
         self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
@@ -198,39 +201,31 @@ class TuneBatches(_ImageBatches[TuneBatch]):
         check_captions(samples, columns)
         rows = rows or StoredRows()
         self._rows = rows.captions(llm, samples, columns)
-        self._teacher_rows = None
+        usable = None
         if teacher is not None:
             self._teacher_rows = rows.pictures(teacher, samples)
             _check_teacher(self._teacher_rows, samples, teacher, (data or DataConfig()).max_broken_share)
-        super().__init__(samples, preprocess, config, seed, data, broken_file)
+            usable = self._has_teacher
+        super().__init__(samples, preprocess, config, seed, data, broken_file, usable)
         self.llm, self.teacher = llm, teacher
 
+    def _has_teacher(self, item: int) -> bool:
+        return bool(self._teacher_rows[item] >= 0)
+
     def training_llm_embeds(self) -> Iterator[Tensor]:
-        """Every caption's LLM embedding, in parts [m, h]: what the adapter's input norm is fitted to."""
-        return _embeds(self.llm, self._rows)
+        """This process's share of the captions' LLM embeddings, in parts [m, h]: for the adapter's input norm."""
+        return _own_embeds(self.llm, self._rows)
 
     def _batch(self, loaded: Sequence[Loaded]) -> TuneBatch:
-        columns = self._images.captions
+        columns, items, teacher = self._images.captions, [one.item for one in loaded], self.teacher
         rows = self._rows[[one.item * len(columns) + columns.index(one.column) for one in loaded]]
         return TuneBatch(
             pixel_values=stacked(loaded),
             llm_embeds=self.llm.at(torch.from_numpy(rows)),
             image_ids=_ids([one.sample.key for one in loaded]),
             text_ids=_ids([one.text for one in loaded]),
-            teacher_embeds=self._of_teacher(loaded),
+            teacher_embeds=None if teacher is None else teacher.at(torch.from_numpy(self._teacher_rows[items])),
         )
-
-    def _of_teacher(self, loaded: Sequence[Loaded]) -> Tensor | None:
-        if self.teacher is None or self._teacher_rows is None:
-            return None
-        rows = self._teacher_rows[[one.item for one in loaded]]
-        if (rows < 0).any():
-            key = loaded[int(rows.argmin())].sample.key
-            raise ProclipError(
-                f"the teacher's embedding of picture {key!r} is not in {self.teacher.folder}: it could not be used "
-                "when the others were embedded, and now it can; the same command embeds it and goes on"
-            )
-        return self.teacher.at(torch.from_numpy(rows))
 
 
 def _check_teacher(rows: Ints, samples: Samples, teacher: EmbeddingStore, most: float) -> None:

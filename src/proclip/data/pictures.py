@@ -70,7 +70,7 @@ class FilePicture:
         """The file's size."""
         try:
             return self.path.stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             return 0
 
     def open(self, at_least: int | None = None) -> Image:
@@ -83,14 +83,14 @@ class FilePicture:
             return self.path.read_bytes()
         except FileNotFoundError:
             raise ProclipError(f"image {self.path} is missing") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no file has such a name
             raise ProclipError(f"image {self.path} cannot be read: {error}") from None
 
     def stamp(self) -> str:
         """Size and time of change."""
         try:
             status = self.path.stat()
-        except OSError:
+        except (OSError, ValueError):
             raise ProclipError(f"image {self.path} is missing") from None
         return f"{status.st_size} bytes, {status.st_mtime_ns}"
 
@@ -135,12 +135,8 @@ class TarPicture:
         return found
 
     def stamp(self) -> str:
-        """Place in the archive, and the archive's size and time of change."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            raise ProclipError(f"{self.path} is missing") from None
-        return f"{self.size} bytes at {self.offset} of {status.st_size}, {status.st_mtime_ns}"
+        """Size: an archive that is copied, or made anew because another member was mended, has the same picture."""
+        return f"{self.size} bytes"
 
     def __str__(self) -> str:
         return f"{self.path}, {self.name}"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import write_atomically
-from .key_table import Found, Ints, KeyIndex, KeyTable, digests
+from .key_table import Ints, KeyIndex, KeyTable, digests
 from .store_folder import (
     LOCK_SECONDS,
     first_repeated,
@@ -114,26 +114,37 @@ class EmbeddingStore:
         """Which keys are there, [n] bool."""
         return self.look_up(keys) >= 0
 
-    def look_up(self, keys: Sequence[str]) -> Tensor:
-        """Rows of keys, [n] int64; -1 where a key is not there."""
-        return torch.from_numpy(self._index.find(digests(keys)).rows)
-
-    def find(self, keys: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
-        """Rows of keys, [n] int64, for `at`: a loop that reads the same keys again and again looks them up once.
+    def look_up(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = "text of caption") -> Tensor:
+        """Rows of keys, [n] int64; -1 where a key is not there.
 
         Args:
             keys: n keys, in any order, repeated or not.
             texts: of each, to be compared with what was embedded.
+            what: the texts are, for the message.
+
+        Raises:
+            ProclipError: another text was embedded under a key.
+        """
+        found = self._index.find(digests(keys))
+        if texts is not None:
+            changed = (found.rows >= 0) & (found.texts != 0) & (found.texts != digests(texts)[:, 0])
+            if bool(changed.any()):
+                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder, what))
+        return torch.from_numpy(found.rows)
+
+    def find(self, keys: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
+        """The same, of keys that are all there: a loop that reads the same ones again and again looks them up once.
 
         Raises:
             ProclipError: a key is not in the store, or another text was embedded under it.
         """
-        found = self._found(keys)
-        if texts is not None:
-            changed = (found.texts != 0) & (found.texts != digests(texts)[:, 0])
-            if bool(changed.any()):
-                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder))
-        return torch.from_numpy(found.rows)
+        rows = self.look_up(keys, texts)
+        if len(keys) and int(rows.min()) < 0:
+            raise ProclipError(
+                f"{keys[int(rows.argmin())]!r} is not among the {len(self)} keys of the embeddings at "
+                f"{self.folder}: run  proclip embed  with the recipe that needs it"
+            )
+        return rows
 
     def at(self, rows: Tensor) -> Tensor:
         """Vectors by row.
@@ -143,7 +154,13 @@ class EmbeddingStore:
 
         Returns:
             [n, dim] float32.
+
+        Raises:
+            ProclipError: the store has no such row.
         """
+        count = self.manifest.rows
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise ProclipError(f"{self.folder} has rows 0 to {count - 1}, and {rows.tolist()[:9]} are asked for")
         embeds = torch.empty(len(rows), self.dim)
         for places, shard, own in self._of_shards(rows.numpy()):
             shard.read(own, embeds.numpy(), places)
@@ -170,19 +187,10 @@ class EmbeddingStore:
             ProclipError: a key is not in the store.
         """
         cut = np.full(len(keys), UNKNOWN, dtype=np.uint8)
-        for places, shard, rows in self._of_shards(self._found(keys).rows):
+        for places, shard, rows in self._of_shards(self.find(keys).numpy()):
             if shard.cut is not None:
                 cut[slice(None) if places is None else places] = shard.cut[rows]
         return None if bool((cut == UNKNOWN).any()) else torch.from_numpy(cut != 0)
-
-    def _found(self, keys: Sequence[str]) -> Found:
-        found = self._index.find(digests(keys))
-        if len(keys) and int(found.rows.min()) < 0:
-            raise ProclipError(
-                f"{keys[int(found.rows.argmin())]!r} is not among the {len(self)} keys of the embeddings at "
-                f"{self.folder}: run  proclip embed  with the recipe that needs it"
-            )
-        return found
 
     def _of_shards(self, rows: Ints) -> Iterator[tuple[Ints | None, Shard, Ints]]:
         """Shards that hold some of the rows: places among the rows [m] (None: all), shard, its own rows [m]."""

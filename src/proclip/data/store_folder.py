@@ -37,6 +37,10 @@ def shard_name(number: int) -> str:
 def lock(folder: Path, wait_seconds: float = LOCK_SECONDS) -> BaseFileLock:
     """The right to write a store, taken; it goes when the process dies.
 
+    Args:
+        folder: of the store.
+        wait_seconds: how long another process that has it is waited for.
+
     Raises:
         ProclipError: another process has it.
     """
@@ -44,11 +48,13 @@ def lock(folder: Path, wait_seconds: float = LOCK_SECONDS) -> BaseFileLock:
 
     make_folder(folder)
     taken = FileLock(folder / LOCK)
-    try:
-        taken.acquire(timeout=wait_seconds)
-    except Timeout:
-        raise ProclipError(f"another process is writing the embeddings at {folder}: wait for its end") from None
-    return taken
+    for seconds in (min(wait_seconds, LOCK_SECONDS), wait_seconds - LOCK_SECONDS):
+        with suppress(Timeout):
+            taken.acquire(timeout=max(seconds, 0))
+            return taken
+        if wait_seconds > LOCK_SECONDS:
+            _log.warning("another process is writing the embeddings at %s: it is waited for", folder)
+    raise ProclipError(f"another process is writing the embeddings at {folder}: wait for its end")
 
 
 def start(folder: Path, wanted: Manifest) -> Manifest:

@@ -19,6 +19,7 @@ from .embed_plan import Skip
 from .key_table import Ints
 from .mapped_file import PAGE, Layout, map_tensors
 from .store import EmbeddingStore, caption_key
+from .store_format import hash_of
 
 Report = Callable[[int, int], None]
 """Called with captions looked up, and all that this process looks up."""
@@ -35,7 +36,7 @@ class StoredRows:
 
     Hashing thirty million captions takes minutes. So each process looks up its share of the samples and writes it into
     a file in `folder`, which all of them map; a run that goes on finds it there. The file's name follows from what the
-    store and the data hold.
+    store and the data hold, and from its own content.
 
     Args:
         folder: that every process sees; None: in memory, and every process looks up all.
@@ -77,63 +78,103 @@ class StoredRows:
         facts = (samples.digest(columns), *columns, "all" if skip is None else "some")
         return self._rows(store, samples, len(columns), look_up, facts)
 
-    def pictures(self, store: EmbeddingStore, samples: Samples) -> Ints:
-        """The row of every sample's picture, [n] int64; -1 where the store has none."""
+    def pictures(self, store: EmbeddingStore, samples: Samples, stamps: bool = False) -> Ints:
+        """The row of every sample's picture, [n] int64; -1 where the store has none.
+
+        Args:
+            store: of the pictures' vectors.
+            samples: n of them.
+            stamps: whether the pictures are looked at, to refuse one that has changed since.
+
+        Raises:
+            ProclipError: a picture has changed, or is missing.
+        """
 
         def look_up(own: Samples) -> Iterator[Ints]:
             for keys in batched(own.keys()):
                 yield store.look_up(keys).numpy()
 
-        return self._rows(store, samples, 1, look_up, (samples.digest(()), "pictures"))
+        def compare(own: Samples) -> Iterator[Ints]:
+            done = 0
+            for chunk in batched(own):
+                yield store.look_up([s.key for s in chunk], [s.stamp() for s in chunk], "picture").numpy()
+                done += len(chunk)
+                if self._report is not None:
+                    self._report(done, len(own))
+
+        return self._rows(store, samples, 1, compare if stamps else look_up, _facts_of_pictures(samples, stamps))
+
+    def has_pictures(self, store: EmbeddingStore, samples: Samples) -> bool:
+        """Whether `pictures` was asked for these before, by this run."""
+        return (
+            self.folder is not None and self._kept(_name(store, _facts_of_pictures(samples, False)), samples, 1) != ""
+        )
 
     def _rows(self, store: EmbeddingStore, samples: Samples, width: int, look_up: LookUp, facts: Sequence[str]) -> Ints:
         """What is kept, or looked up now: `width` rows a sample, which follow from store and facts."""
         if self.folder is None:
             return np.concatenate([np.empty(0, np.int64), *look_up(samples)])
-        name = sha256(repr((store.manifest.state, *facts)).encode()).hexdigest()[:16]
-        path, count = self.folder / f"{name}.safetensors", len(samples) * width
-        if not distributed.from_main(_kept(path, count) is not None):
-            _write(path, samples, width, look_up)
-        rows = _kept(path, count)
-        if rows is None:
-            raise ProclipError(f"{path} cannot be read on every process: the run folder must be a shared one")
-        return rows
+        name = _name(store, facts)
+        file = self._kept(name, samples, width) or self._write(name, samples, width, look_up)
+        try:
+            return map_tensors(self.folder / file)[0][ROWS]
+        except FileNotFoundError:
+            raise ProclipError(f"{self.folder / file} is not seen by every process: share the run folder") from None
+
+    def _kept(self, name: str, samples: Samples, width: int) -> str:
+        """The file that holds the rows, whole; empty where there is none. The main process looks."""
+        assert self.folder is not None
+        found = ""
+        if distributed.is_main():
+            for path in self.folder.glob(f"{name}-*.safetensors"):
+                layout = Layout.of({ROWS: ("I64", (len(samples) * width,))})
+                if path.stat().st_size == layout.size and path.name == _with_hash(name, path):
+                    found = path.name
+        return distributed.from_main(found)
+
+    def _write(self, name: str, samples: Samples, width: int, look_up: LookUp) -> str:
+        """Write the file, each process its share; its name."""
+        assert self.folder is not None
+        layout, draft, file_name = (
+            Layout.of({ROWS: ("I64", (len(samples) * width,))}),
+            self.folder / f".{name}.part",
+            "",
+        )
+        if distributed.is_main():
+            make_folder(self.folder)
+            layout.create(draft)
+        distributed.barrier()
+        own = _share(len(samples))
+        place, file = own.start * width, os.open(draft, os.O_WRONLY)
+        try:
+            for rows in look_up(samples[own]):
+                layout.write_rows(file, ROWS, place, rows)
+                place += len(rows)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        distributed.barrier()
+        if distributed.is_main():
+            file_name = _with_hash(name, draft)
+            name_file(draft, self.folder / file_name)
+        return distributed.from_main(file_name)
 
 
-def _write(path: Path, samples: Samples, width: int, look_up: LookUp) -> None:
-    """Write the file, each process its share."""
-    layout = Layout.of({ROWS: ("I64", (len(samples) * width,))})
-    draft = path.with_name(f".{path.name}.part")
-    if distributed.is_main():
-        make_folder(path.parent)
-        layout.create(draft)
-    distributed.barrier()
-    own = _share(len(samples))
-    place, file = own.start * width, os.open(draft, os.O_WRONLY)
-    try:
-        for rows in look_up(samples[own]):
-            layout.write_rows(file, ROWS, place, rows)
-            place += len(rows)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    distributed.barrier()
-    if distributed.is_main():
-        name_file(draft, path)
-    distributed.barrier()
+def _facts_of_pictures(samples: Samples, stamps: bool) -> Sequence[str]:
+    return (samples.digest(()), "stamps of pictures" if stamps else "pictures")
+
+
+def _name(store: EmbeddingStore, facts: Sequence[str]) -> str:
+    """Of what follows from a store's content and some facts."""
+    return sha256(repr((store.manifest.state, store.identity, *facts)).encode()).hexdigest()[:16]
+
+
+def _with_hash(name: str, path: Path) -> str:
+    """The name of a file with this content."""
+    return f"{name}-{hash_of(path)[:16]}.safetensors"
 
 
 def _share(count: int) -> slice:
     """The samples that this process looks up, of `count`."""
-    units, number, world = -(-count // ALIGNED), distributed.rank(), distributed.world_size()
-    first, last = (units * one // world * ALIGNED for one in (number, number + 1))
-    return slice(min(first, count), min(last, count))
-
-
-def _kept(path: Path, count: int) -> Ints | None:
-    """What a file holds; None where there is none, or it is damaged."""
-    try:
-        rows = map_tensors(path)[0][ROWS]
-    except (FileNotFoundError, ProclipError, KeyError):
-        return None
-    return rows if rows.shape == (count,) else None
+    own = distributed.share(-(-count // ALIGNED))
+    return slice(min(own.start * ALIGNED, count), min(own.stop * ALIGNED, count))

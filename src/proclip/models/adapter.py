@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AdapterConfig
+from ..distributed import from_all
 from ..errors import ProclipError
 
 
@@ -28,6 +31,37 @@ class ResidualBlock(nn.Module):
         hidden = F.gelu(self.expand(self.norm(x)))
         output: Tensor = x + self.contract(self.dropout(hidden))
         return output
+
+
+class Moments(NamedTuple):
+    """Of vectors [n, h], float64; those of parts join without cancellation."""
+
+    number: int
+    """n."""
+    mean: Tensor
+    """[h]."""
+    squares: Tensor
+    """[h], summed squares of the distances from the mean."""
+
+    @classmethod
+    def none(cls, width: int) -> Moments:
+        """Of no vectors."""
+        return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        """Of some vectors, at least one."""
+        mean = values.mean(0)
+        return cls(len(values), mean, (values - mean).square().sum(0))
+
+    def joined(self, other: Moments) -> Moments:
+        """Of both together."""
+        n, m = self.number, other.number
+        if not n + m:
+            return self
+        moved = other.mean - self.mean
+        squares = self.squares + (other.squares + moved.square() * n * m / (n + m))
+        return Moments(n + m, self.mean + moved * m / (n + m), squares)
 
 
 class Adapter(nn.Module):
@@ -62,21 +96,19 @@ class Adapter(nn.Module):
     def fit_input_norm(self, llm_embeds: Iterable[Tensor]) -> None:
         """Set mean and deviation from training captions, n in all; nothing unless ``input_norm`` is standardize.
 
+        Of several processes each reads its share, and all set what follows from the whole.
+
         Args:
-            llm_embeds: parts of them, [m, h] each, read once.
+            llm_embeds: parts of them (of the share), [m, h] each, read once.
         """
         if self.config.input_norm != "standardize":
             return
-        count, mean = 0, torch.zeros(self.llm_dim, dtype=torch.float64)
-        squares = torch.zeros_like(mean)  # summed distances from the mean: parts add up without cancellation
+        moments = Moments.none(self.llm_dim)
         for part in llm_embeds:
-            values, m = part.double(), len(part)
-            moved = values.mean(0) - mean
-            squares += (values - values.mean(0)).square().sum(0) + moved.square() * count * m / (count + m)
-            mean += moved * m / (count + m)
-            count += m
+            moments = moments.joined(Moments.of(part.double()))
+        number, mean, squares = reduce(Moments.joined, from_all(moments))
         self.input_mean.copy_(mean)
-        self.input_std.copy_((squares / (count - 1)).sqrt().clamp_min(1e-6))
+        self.input_std.copy_((squares / (number - 1)).sqrt().clamp_min(1e-6))
 
     def forward(self, llm_embeds: Tensor) -> Tensor:
         """LLM embeddings, [b, h], to text features, [b, d], not normalised.

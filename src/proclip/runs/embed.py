@@ -167,7 +167,7 @@ def embedding_progress(what: str, unit: str = "texts") -> Iterator[Report]:
     """
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit + " {task.fields[rates]}"))
     console, rates, told = Console(stderr=True), Rates(unit), [time.monotonic()]
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=console, transient=True, disable=not distributed.is_main()) as bar:
         task = bar.add_task(what, total=None, rates="")
 
         def report(done: int, total: int, tokens: int) -> None:

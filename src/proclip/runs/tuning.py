@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import Recipe, TuneConfig
 from ..data.dataset import ImageCaptions, Samples, check_images
 from ..data.loaders import TuneBatches
 from ..data.store import EmbeddingStore
+from ..data.store_format import MANIFEST
 from ..data.stored_rows import StoredRows
-from ..distributed import from_all
+from ..distributed import from_all, from_main
 from ..embed import embed_pictures
 from ..models.clip import Clip
 from ..models.proclip import ProCLIP
@@ -59,11 +62,11 @@ def open_tuning(
     Raises:
         ProclipError: bad pictures, captions, stores, parameter groups or settings of the image tower.
     """
-    samples = data.select(config.split, read_captions(config))
+    samples, teacher = data.select(config.split, read_captions(config)), None
     check_images(samples)
-    teacher = None
     if config.teacher == "cached":
-        teacher = cached_teacher(samples, model, clip, of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip))
+        store = of_clip(Path(recipe.data.store) / "image_teacher", recipe.clip)
+        teacher = cached_teacher(samples, model, clip, store, rows_folder)
     with progress("stage 2", "captions checked") as report:
         rows = StoredRows(rows_folder, report)
         batches = TuneBatches(
@@ -94,22 +97,33 @@ def trained_parameters(stage: ImageTextTuning, model: ProCLIP) -> str:
     return f"tune: {sum(counts.values()):,} of {total:,} parameters are trained ({listed})"
 
 
-def cached_teacher(samples: Samples, model: ProCLIP, clip: Clip, folder: Path) -> EmbeddingStore:
+def cached_teacher(
+    samples: Samples, model: ProCLIP, clip: Clip, folder: Path, rows_folder: Path | None = None
+) -> EmbeddingStore:
     """The original image tower's embedding of every plain picture, by the sample's key; what is there is kept.
 
     No augmentation: a student that sees a crop is held to the embedding of the whole picture. Pictures that cannot be
-    used have none, as they are not trained on; a later call tries them again.
+    used have none, as they are not trained on; each new run tries them again. A run that goes on takes what it had.
 
     Raises:
         ProclipError: the store is of another CLIP, or a picture has changed since.
     """
-    identity = image_identity(clip)
-    with embedding_progress("image teacher", "pictures") as report:
-        counts = embed_pictures(samples, model.image_tower, clip.preprocess, folder, identity, report)
+    identity, there = image_identity(clip), from_main((folder / MANIFEST).is_file())
+    if there:
+        store = EmbeddingStore.open(folder, expect=identity)
+        with progress("image teacher", "pictures compared") as report:
+            rows = StoredRows(rows_folder, report)
+            if rows.has_pictures(store, samples):
+                return store
+            absent = np.flatnonzero(rows.pictures(store, samples, stamps=True) < 0)
+        if not len(absent):
+            return store
+        samples = samples.only(absent)
+    with embedding_progress("image teacher", "pictures") as told:
+        counts = embed_pictures(samples, model.image_tower, clip.preprocess, folder, identity, told)
     first = next((one for one in from_all(counts.first_broken) if one is not None), None)
-    if counts.pictures:
-        broken = f", but {counts.broken:,} that cannot be used, such as {first}" if first is not None else ""
-        say(f"{folder}: the original image tower's embeddings of {counts.pictures:,} plain pictures{broken}")
+    broken = f", but {counts.broken:,} that cannot be used, such as {first}" if first is not None else ""
+    say(f"{folder}: the original image tower's embeddings of {counts.pictures:,} plain pictures{broken}")
     return EmbeddingStore.open(folder, expect=identity)
 
 
