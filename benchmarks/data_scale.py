@@ -34,8 +34,6 @@ from proclip.data.tar_index import ABOUT, OF_CAPTION, ShardAbout, index_path
 A_SHARD = 10_000
 READS = 20_000
 COLUMNS = ("short", "long")
-
-
 WIDTH = 8
 
 

@@ -116,24 +116,32 @@ def test_a_picture_that_has_changed(data: Path, clip: Clip, tmp_path: Path) -> N
         embedded(data, clip, tmp_path / "store")
 
 
-def test_stopped_in_the_middle(data: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", [[], [1], [0, 1, 2, 3]])
+def test_stopped_in_the_middle(
+    data: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: list[int]
+) -> None:
     """What was encoded before Ctrl-C is not encoded again, and the store is that of an undisturbed run."""
     monkeypatch.setattr(embed, "PICTURES", 4)
     monkeypatch.setattr("proclip.data.embed_plan.CHUNK", 4)
+    for number in broken:
+        spoil(samples_of(data), number)
     embedded(data, clip, tmp_path / "whole")
     seen, forward = list[int](), clip.image_tower.forward
 
     def stopping(pixels: torch.Tensor) -> torch.Tensor:
         seen.append(len(pixels))
-        if len(seen) == 2:
+        if sum(seen) > 4 - len(broken) and stop:
+            stop.clear()
             raise KeyboardInterrupt
         return forward(pixels)
 
+    stop = [True]
     monkeypatch.setattr(clip.image_tower, "forward", stopping)
     with pytest.raises(KeyboardInterrupt):
         embedded(data, clip, tmp_path / "store")
-    assert embedded(data, clip, tmp_path / "store").pictures == 9
-    assert sum(seen) - seen[1] == 9
+    counts = embedded(data, clip, tmp_path / "store")
+    assert (counts.pictures, counts.broken) == (9, len(broken))
+    assert seen == [*([4 - len(broken)] if len(broken) < 4 else []), 1, 1, 4]  # the one that was stopped comes twice
     for path in (tmp_path / "whole").glob("[!.]*"):
         assert path.read_bytes() == (tmp_path / "store" / path.name).read_bytes(), path.name
 

@@ -213,7 +213,7 @@ def _fill(
         if main:
             there = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else dim()
             plan = plan_for(Manifest(identity=dict(identity), dim=there, dtype=dtype))
-            work.add("texts", int(plan.done().sum()))
+            work.add("texts", int(plan.tried().sum()))
             work.add("planned", 1)
         else:
             work.wait("planned")
@@ -231,21 +231,24 @@ def _fill(
 
 
 def _encode(plan: Plan, encode: Encode, work: SharedWork, report: Report | None) -> None:
-    """Take chunks of rows as long as there are some, and encode what is not done."""
-    done = plan.done()
-    if done.all():
+    """Take chunks of rows as long as there are some, and encode those that have not come to their end."""
+    tried = plan.tried()
+    if tried.all():
         return
     with PlanRows(plan, distributed.rank()) as rows:
         stride = _mixing(plan.chunks)
         for turn in work.units(plan.chunks):
             first, last = plan.chunk(turn * stride % plan.chunks)
-            if done[first:last].all():
+            if tried[first:last].all():
                 continue
-            read = 0
+            written = read = 0
             for place, encoded in encode(plan.sources[first:last].tolist()):
                 rows.write(first + place, _packed(encoded, plan.manifest))
+                written += len(encoded.embeds)
                 read += int(encoded.tokens.sum()) if encoded.tokens is not None else 0
-            new = int((~done[first:last]).sum())
+            if written < last - first:
+                rows.end_chunk(first, last)
+            new = int((~tried[first:last]).sum())
             texts_done, tokens = work.add("texts", new), work.add("tokens", read)
             if report is not None:
                 report(texts_done, plan.rows, tokens)

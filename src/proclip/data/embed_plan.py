@@ -32,6 +32,8 @@ from .store_folder import index_of, shard_name, start, table_name
 from .store_format import STORED_DTYPES, Manifest, ShardEntry, TableEntry, bits
 
 PLAN, KEYS, VECTORS, DONE = ".plan.safetensors", ".plan-keys.safetensors", ".plan-vectors", ".plan-done-"
+WRITTEN, TRIED = "{} {};", "{} {} tried;"
+"""Lines of a process's list: first row, and the row after the last."""
 READ = 8192
 """Captions looked at together."""
 WINDOW = 16384
@@ -99,12 +101,20 @@ class Plan:
 
     def done(self) -> NDArray[np.bool_]:
         """Which rows are written, [rows], as all processes' lists say."""
-        done = np.zeros(self.rows, dtype=np.bool_)
+        return self._listed(WRITTEN)
+
+    def tried(self) -> NDArray[np.bool_]:
+        """Which rows are written, or are of a chunk that has come to its end without them, [rows]."""
+        return self._listed(WRITTEN) | self._listed(TRIED)
+
+    def _listed(self, form: str) -> NDArray[np.bool_]:
+        found = np.zeros(self.rows, dtype=np.bool_)
+        line = re.compile(form.format(r"(\d+)", r"(\d+)"))
         for path in self.folder.glob(f"{DONE}*"):
-            for line in path.read_text().split("\n"):
-                if written := re.fullmatch(r"(\d+) (\d+);", line):  # others were cut off
-                    done[int(written[1]) : int(written[2])] = True
-        return done
+            for text in path.read_text().split("\n"):
+                if rows := line.fullmatch(text):  # others are of another form, or were cut off
+                    found[int(rows[1]) : int(rows[2])] = True
+        return found
 
     def finish(self) -> int:
         """Make what is done part of the store: vectors and keys take their names, then the manifest names them.
@@ -156,7 +166,14 @@ class PlanRows:
         """Write rows from `first` on, [n, ...] each."""
         for name, rows in tensors.items():
             self._layout.write_rows(self._vectors, name, first, bits(rows))
-        self._waiting += f"\n{first} {first + len(tensors['embeds'])};\n".encode()
+        self._list(WRITTEN, first, first + len(tensors["embeds"]))
+
+    def end_chunk(self, first: int, last: int) -> None:
+        """Say that the rows from `first` on that are not written are not going to be."""
+        self._list(TRIED, first, last)
+
+    def _list(self, form: str, first: int, last: int) -> None:
+        self._waiting += f"\n{form.format(first, last)}\n".encode()
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 

@@ -95,7 +95,7 @@ class DistillBatches:
         whole = self._teacher_rows >= 0
         if not whole.any():
             raise nothing_to_read(targets)
-        self._learned = np.flatnonzero(whole) if skip is not None else None
+        self._learned = None if whole.all() else np.flatnonzero(whole)
         self.texts, self.left_out = len(whole), len(whole) - int(whole.sum())
         ends = np.cumsum([len(part) * len(targets) for part in samples.parts])
         counts = [int(of_part.sum()) for of_part in np.split(whole, ends[:-1])]
