@@ -140,8 +140,8 @@ def embed_pictures(
     def plan(wanted: Manifest) -> Plan:
         return make_plan(folder, wanted, _Stamps(samples), size=size, what="picture")
 
-    dim, wait = tower.embed_dim, WAIT_SECONDS
-    found, done, _ = _fill(folder, identity, lambda: dim, "float32", plan, encode, report, wait)
+    width = tower.embed_dim
+    found, done, _ = _fill(folder, identity, lambda: width, "float32", plan, encode, report, WAIT_SECONDS)
     return PictureCounts(found.rows, distributed.from_main(found.rows - done), broken[0] if broken else None)
 
 

@@ -48,12 +48,15 @@ def lock(folder: Path, wait_seconds: float = LOCK_SECONDS) -> BaseFileLock:
 
     make_folder(folder)
     taken = FileLock(folder / LOCK)
-    for seconds in (min(wait_seconds, LOCK_SECONDS), wait_seconds - LOCK_SECONDS):
+    soon = min(wait_seconds, LOCK_SECONDS)
+    with suppress(Timeout):
+        taken.acquire(timeout=soon)
+        return taken
+    if wait_seconds > soon:
+        _log.warning("another process is writing the embeddings at %s: it is waited for", folder)
         with suppress(Timeout):
-            taken.acquire(timeout=max(seconds, 0))
+            taken.acquire(timeout=wait_seconds - soon)
             return taken
-        if wait_seconds > LOCK_SECONDS:
-            _log.warning("another process is writing the embeddings at %s: it is waited for", folder)
     raise ProclipError(f"another process is writing the embeddings at {folder}: wait for its end")
 
 

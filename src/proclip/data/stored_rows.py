@@ -106,33 +106,31 @@ class StoredRows:
 
     def has_pictures(self, store: EmbeddingStore, samples: Samples) -> bool:
         """Whether `pictures` was asked for these before, by this run."""
-        return (
-            self.folder is not None and self._kept(_name(store, _facts_of_pictures(samples, False)), samples, 1) != ""
-        )
+        name = _name(store, _facts_of_pictures(samples, stamps=False))
+        return self.folder is not None and self._kept(name, _layout(samples, 1)) != ""
 
     def _rows(self, store: EmbeddingStore, samples: Samples, width: int, look_up: LookUp, facts: Sequence[str]) -> Ints:
         """What is kept, or looked up now: `width` rows a sample, which follow from store and facts."""
         if self.folder is None:
             return np.concatenate([np.empty(0, np.int64), *look_up(samples)])
-        name = _name(store, facts)
-        file = self._kept(name, samples, width) or self._write(name, samples, width, look_up)
+        name, layout = _name(store, facts), _layout(samples, width)
+        file = self._kept(name, layout) or self._write(name, layout, samples, width, look_up)
         try:
             return map_tensors(self.folder / file)[0][ROWS]
         except FileNotFoundError:
             raise ProclipError(f"{self.folder / file} is not seen by every process: share the run folder") from None
 
-    def _kept(self, name: str, samples: Samples, width: int) -> str:
+    def _kept(self, name: str, layout: Layout) -> str:
         """The file that holds the rows, whole; empty where there is none. The main process looks."""
         assert self.folder is not None
         found = ""
         if distributed.is_main():
             for path in self.folder.glob(f"{name}-*.safetensors"):
-                layout = Layout.of({ROWS: ("I64", (len(samples) * width,))})
                 if path.stat().st_size == layout.size and path.name == _with_hash(name, path):
                     found = path.name
         return distributed.from_main(found)
 
-    def _write(self, name: str, samples: Samples, width: int, look_up: LookUp) -> str:
+    def _write(self, name: str, layout: Layout, samples: Samples, width: int, look_up: LookUp) -> str:
         """Write the file, each process its share; its name."""
         assert self.folder is not None
         layout, draft, file_name = (
@@ -162,6 +160,11 @@ class StoredRows:
 
 def _facts_of_pictures(samples: Samples, stamps: bool) -> Sequence[str]:
     return (samples.digest(()), "stamps of pictures" if stamps else "pictures")
+
+
+def _layout(samples: Samples, width: int) -> Layout:
+    """Of a file of `width` rows a sample."""
+    return Layout.of({ROWS: ("I64", (len(samples) * width,))})
 
 
 def _name(store: EmbeddingStore, facts: Sequence[str]) -> str:
