@@ -4,8 +4,8 @@
     python benchmarks/store.py --quality       # what each number format costs stage 1 on the mini world: half an hour
 
 Reading: 4,096 rows at random, as float32. The raw map is NumPy's own over the same file, given the row numbers, widened
-by torch in one call; ours by row number (``at``: a loop that looked its keys up before) and by key (``rows``: hashes,
-search, then the same). All rows are in the page cache, where what a store adds is seen; from a disk both wait for it.
+by torch in one call; ours by row number (``at``: a loop that looked its keys up before), likewise as stored (as stage 1
+reads), and by key (``rows``: hashes, search, then the same). All rows are in the page cache, where what a store adds is seen; from a disk both wait for it.
 Growth: a store of so many keys with narrow vectors, planned and written as ``proclip embed`` does.
 Quality: the recipe mini/stage1 from a store of float32 vectors and from the same vectors in each other format, on the
 development concepts; layer 9 as shipped, and the last layer, whose dimensions are more alike.
@@ -116,7 +116,7 @@ def reading(folder: Path, width: int, dtype: Any, rows: int, repeats: int) -> tu
         "raw": lambda: [raw(known.numpy()) for known in found],
         "at": lambda: [store.at(known) for known in found],
         "rows": lambda: [store.rows(batch) for batch in keys],
-        "as stored": lambda: [store._shards[0].embeds[known.numpy()] for known in found],
+        "as stored": lambda: [store.at(known, as_stored=True) for known in found],
     }
     turns = in_turn(ways, repeats)
     name = f"{width} wide, {dtype}"
@@ -124,6 +124,8 @@ def reading(folder: Path, width: int, dtype: Any, rows: int, repeats: int) -> tu
         figure(f"{name}: rows a second by number over a raw map's", turns.ratio("raw", "at"), "x", aim="at least 0.8"),
         figure(f"{name}: by key over a raw map's", turns.ratio("raw", "rows"), "x", aim="at least 0.8"),
     ]
+    if dtype in ("float16", "bfloat16"):
+        figures.append(figure(f"{name}: by number as stored over as float32", turns.ratio("at", "as stored"), "x"))
     shutil.rmtree(folder)
     return figures, {**turns.values(), "rows_a_call": BATCH * len(numbers)}
 

@@ -393,8 +393,12 @@ def test_reading_is_that_of_torch(tmp_path: Path, dtype: Any) -> None:
         rows = tensors["embeds"].float()
         parts.append(rows * tensors["scale"].unsqueeze(1) if dtype == "int8" else rows)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).repeat(2)
-    found = EmbeddingStore.open(tmp_path / "s").rows([keys[n] for n in order])
+    store = EmbeddingStore.open(tmp_path / "s")
+    found = store.rows([keys[n] for n in order])
     assert torch.equal(found, torch.cat(parts)[order])
+    stored = store.at(store.find([keys[n] for n in order]), as_stored=True)
+    assert stored.dtype == {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, torch.float32)
+    assert torch.equal(stored.float(), found)
 
 
 def test_opening_and_reading_is_fast(tmp_path: Path) -> None:

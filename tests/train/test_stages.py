@@ -62,6 +62,15 @@ def test_stage_1_is_equation_3() -> None:
     assert stage.groups().keys() == {"adapter"}
 
 
+def test_stage_1_reads_stored_halves_as_the_float32_they_stand_for() -> None:
+    stage, batch = TextDistillation(Adapter(LLM_DIM, EMBED_DIM, AdapterConfig()), DistillConfig()), distill_batch()
+    halves = DistillBatch(llm_embeds=batch.llm_embeds.half(), teacher_embeds=batch.teacher_embeds.bfloat16())
+    whole = DistillBatch(llm_embeds=halves.llm_embeds.float(), teacher_embeds=halves.teacher_embeds.float())
+    of_halves, of_whole = stage.loss(halves), stage.loss(whole)
+    assert of_halves.keys() == of_whole.keys()
+    assert all(torch.equal(of_halves[name], of_whole[name]) for name in of_whole)
+
+
 def test_stage_2_is_equation_6() -> None:
     stage = tiny_stage(dropout=0.0, distillation_weight=0.3, loss=DistillLossConfig(reduction="paper"))
     assert stage.teacher is not None

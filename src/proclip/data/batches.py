@@ -19,9 +19,9 @@ class DistillBatch:
     """Stage 1: texts as the LLM and as CLIP's text tower embedded them."""
 
     llm_embeds: Tensor
-    """[b, h] float32, as the embedder gave them."""
+    """[b, h], as the embedder gave them; float32, or float16 or bfloat16 as a store has them."""
     teacher_embeds: Tensor
-    """[b, d] float32, L2-normalised."""
+    """[b, d], L2-normalised; likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from ..models.preprocess import ImagePreprocess
 from ..seeding import derive_seed
 from .broken import Broken, BrokenImages
 from .dataset import Sample, Samples, caption_of
+from .host_memory import host_empty
 from .order import Block, Draw, Order, Pass
 from .transforms import augment, smallest_side
 
@@ -152,4 +153,5 @@ def _cumulated(captions: Sequence[str] | Mapping[str, float]) -> np.ndarray[tupl
 
 def stacked(loaded: Sequence[Loaded]) -> Tensor:
     """The pixels of a batch."""
-    return torch.stack([one.pixels for one in loaded])
+    pixels = [one.pixels for one in loaded]
+    return torch.stack(pixels, out=host_empty((len(pixels), *pixels[0].shape)))

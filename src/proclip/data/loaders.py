@@ -120,8 +120,8 @@ class DistillBatches:
         items, _ = order.at(np.asarray(places))
         texts = items if self._learned is None else self._learned[items]
         return DistillBatch(
-            llm_embeds=self.llm.at(torch.from_numpy(self._llm_rows[texts])),
-            teacher_embeds=self.teacher.at(torch.from_numpy(self._teacher_rows[texts])),
+            llm_embeds=self.llm.at(torch.from_numpy(self._llm_rows[texts]), as_stored=True),
+            teacher_embeds=self.teacher.at(torch.from_numpy(self._teacher_rows[texts]), as_stored=True),
         )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import ProclipError
 from ..files import write_atomically
+from .host_memory import host_empty
 from .key_table import Ints, KeyIndex, KeyTable, digests
 from .store_folder import (
     LOCK_SECONDS,
@@ -32,7 +33,7 @@ from .store_folder import (
     starts_of,
     table_name,
 )
-from .store_format import UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
+from .store_format import TORCH_DTYPES, UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
 
 
 def caption_key(sample_key: str, column: str) -> str:
@@ -146,14 +147,16 @@ class EmbeddingStore:
             )
         return rows
 
-    def at(self, rows: Tensor) -> Tensor:
+    def at(self, rows: Tensor, as_stored: bool = False) -> Tensor:
         """Vectors by row.
 
         Args:
             rows: [n] int64, as `find` gives them.
+            as_stored: float16 and bfloat16 as they lie on disk: half the bytes, and no digit less, for a caller that
+                makes them float32 on a quicker device.
 
         Returns:
-            [n, dim] float32.
+            [n, dim] float32, or as stored.
 
         Raises:
             ProclipError: the store has no such row.
@@ -161,9 +164,10 @@ class EmbeddingStore:
         count = self.manifest.rows
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
             raise ProclipError(f"{self.folder} has rows 0 to {count - 1}, and {rows.tolist()[:9]} are asked for")
-        embeds = torch.empty(len(rows), self.dim)
+        halves = as_stored and self.dtype in ("float16", "bfloat16")
+        embeds = host_empty((len(rows), self.dim), TORCH_DTYPES[self.dtype] if halves else torch.float32)
         for places, shard, own in self._of_shards(rows.numpy()):
-            shard.read(own, embeds.numpy(), places)
+            shard.read(own, embeds, places)
         return embeds
 
     def rows(self, keys: Sequence[str]) -> Tensor:

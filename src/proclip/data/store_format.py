@@ -280,30 +280,32 @@ class Shard:
             )
         return cls(embeds, tensors.get("scale"), tensors.get("cut"), dtype)
 
-    def read(self, rows: Ints, out: Array, places: Ints | None = None) -> None:
+    def read(self, rows: Ints, out: Tensor, places: Ints | None = None) -> None:
         """Copy rows.
 
         Args:
             rows: [n], of this shard.
-            out: [m, dim] float32, in which they are written.
+            out: [m, dim] in which they are written: float32, or as the shard has them.
             places: [n], rows of `out` that they take; None: all of it, in order.
         """
-        if places is None and self.embeds.dtype == np.float32:
-            np.take(self.embeds, rows, axis=0, out=out, mode="clip")
+        alike, to = self.scale is None and out.dtype == self.dtype, bits(out)
+        if places is None and alike:
+            np.take(self.embeds, rows, axis=0, out=to, mode="clip")
             return
-        block = max(1, BLOCK_BYTES // (out.itemsize * out.shape[1]))
-        held = np.empty((min(block, len(rows)), out.shape[1]), self.embeds.dtype)
-        wide = np.empty(held.shape, np.float32)
+        block = max(1, BLOCK_BYTES // (to.itemsize * to.shape[1]))
+        held = np.empty((min(block, len(rows)), to.shape[1]), self.embeds.dtype)
+        wide = held if alike else np.empty(held.shape, np.float32)
         for start in range(0, len(rows), block):
             own = rows[start : start + block]
             count = len(own)
             np.take(self.embeds, own, axis=0, out=held[:count], mode="clip")
-            part = torch.from_numpy(wide[:count] if places is not None else out[start : start + count])
-            part.copy_(torch.from_numpy(held[:count]).view(self.dtype))
-            if self.scale is not None:
-                part.mul_(torch.from_numpy(self.scale[own]).unsqueeze(1))
+            if not alike:
+                part = torch.from_numpy(wide[:count] if places is not None else to[start : start + count])
+                part.copy_(torch.from_numpy(held[:count]).view(self.dtype))
+                if self.scale is not None:
+                    part.mul_(torch.from_numpy(self.scale[own]).unsqueeze(1))
             if places is not None:
-                out[places[start : start + count]] = wide[:count]
+                to[places[start : start + count]] = wide[:count]
 
 
 def _first_table(path: Path, first_row: int) -> KeyTable:

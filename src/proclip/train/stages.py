@@ -94,12 +94,12 @@ class TextDistillation(Stage):
     def encode(self, batch: DistillBatch) -> Embeds:
         """t*, ``text``: the adapter on the LLM's embeddings."""
         with _autocast(self.config.optim, batch.llm_embeds):
-            text_features = self.adapter(batch.llm_embeds)
+            text_features = self.adapter(batch.llm_embeds.float())
         return {"text": _normalize(text_features)}
 
     def targets(self, batch: DistillBatch) -> Embeds:
         """e, ``text``: what CLIP's text tower gave, from the store."""
-        return {"text": batch.teacher_embeds}
+        return {"text": batch.teacher_embeds.float()}
 
     def objective(self, embeds: Embeds, targets: Embeds, batch: DistillBatch) -> dict[str, Tensor]:
         """L_dis, Eq. 3; ``instance`` and ``structure`` are its unweighted means (Eq. 1, Eq. 2)."""
