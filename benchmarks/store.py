@@ -5,7 +5,8 @@
 
 Reading: 4,096 rows at random, as float32. The raw map is NumPy's own over the same file, given the row numbers, widened
 by torch in one call; ours by row number (``at``: a loop that looked its keys up before), likewise as stored (as stage 1
-reads), and by key (``rows``: hashes, search, then the same). All rows are in the page cache, where what a store adds is seen; from a disk both wait for it.
+reads), and by key (``rows``: hashes, search, then the same). All rows are in the page cache, where what a store adds is
+seen; from a disk both wait for it.
 Growth: a store of so many keys with narrow vectors, planned and written as ``proclip embed`` does.
 Quality: the recipe mini/stage1 from a store of float32 vectors and from the same vectors in each other format, on the
 development concepts; layer 9 as shipped, and the last layer, whose dimensions are more alike.

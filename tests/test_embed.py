@@ -14,9 +14,10 @@ from fake_embedder import FakeEmbedder, vector
 from safetensors.torch import load_file
 
 from proclip.data import embed_plan
+from proclip.data.key_table import INDEX
 from proclip.data.store import EmbeddingStore, StoreWriter
 from proclip.data.store_folder import lock
-from proclip.data.store_format import Manifest
+from proclip.data.store_format import MANIFEST, Manifest
 from proclip.embed import embed_captions
 from proclip.errors import ProclipError
 
@@ -246,8 +247,57 @@ def test_texts_may_be_left_out(tmp_path: Path) -> None:
 
 def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
     embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
-    with pytest.raises(ProclipError, match="text of caption 'b#short' has changed"):
+    with pytest.raises(ProclipError, match=r"caption 'b#short' has changed .*: run  proclip embed  with --replace"):
         embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), tmp_path / "s")
+
+
+CORRECTIONS = [
+    ({3: "a wolf", 60: "a wolf", 61: MANY[5][1]}, ["a wolf"]),
+    ({3: "a bear"}, ["a bear"]),
+    ({n: f"another text {n}" for n in range(50)}, [f"another text {n}" for n in range(50)]),
+    ({}, []),
+]
+"""Of captions in two tables: the numbers and new texts, and which of these have no vector yet."""
+
+
+def test_changed_captions_are_replaced_where_that_is_asked_for(tmp_path: Path) -> None:
+    folder, captions = tmp_path / "s", [*MANY, *LATER]
+    embed_captions(MANY, FakeEmbedder(), folder)
+    embed_captions(LATER, FakeEmbedder(), folder)
+    for corrections, new in CORRECTIONS:
+        before, texts = EmbeddingStore.open(folder), wanted(captions)
+        keys = [key for key, _ in captions]
+        for number, text in corrections.items():
+            captions[number] = captions[number][0], text
+        counts = embed_captions(captions, embedder := FakeEmbedder(), folder, replace=True)
+        assert sorted(embedder.seen) == sorted(new)
+        assert (counts.rows, counts.kept) == (len(corrections), len(captions) - len(corrections))
+        assert torch.equal(before.rows(keys), texts), "a reader that has the store open"
+        store = EmbeddingStore.open(folder)
+        assert torch.equal(store.at(store.find(keys, [text for _, text in captions])), wanted(captions))
+        assert sorted(store.keys) == sorted(keys)
+        store.verify()
+        assert files(folder).keys() == {INDEX, MANIFEST, *(entry.file for entry in store.manifest.files)}
+
+
+def test_a_replacement_may_be_stopped(tmp_path: Path) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    captions = [(key, f"{text} again") for key, text in MANY]
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(captions, stopped := Stopped(4), tmp_path / "s", replace=True)
+    assert len(EmbeddingStore.open(tmp_path / "s")) == 0
+    embed_captions(captions, embedder := FakeEmbedder(), tmp_path / "s")
+    assert not set(embedder.seen) & set(stopped.seen)
+    assert torch.equal(EmbeddingStore.open(tmp_path / "s").rows([key for key, _ in captions]), wanted(captions))
+
+
+def test_nothing_is_taken_out_of_a_store_where_a_caption_is_refused(tmp_path: Path) -> None:
+    embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
+    before = files(tmp_path / "s")
+    with pytest.raises(ProclipError, match="'d#short' stands twice, with different texts"):
+        rows = [("b#short", "a wolf"), ("d#short", "one"), ("d#short", "two")]
+        embed_captions(rows, FakeEmbedder(), tmp_path / "s", replace=True)
+    assert files(tmp_path / "s") == before
 
 
 @pytest.mark.parametrize(

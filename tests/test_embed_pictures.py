@@ -112,7 +112,7 @@ def test_a_picture_that_has_changed(data: Path, clip: Clip, tmp_path: Path) -> N
     embedded(data, clip, tmp_path / "store")
     sample = samples_of(data)[3]
     os.utime(str(sample.picture), ns=(10**18, 10**18))
-    with pytest.raises(ProclipError, match=f"the picture '{sample.key}' has changed since it was embedded: delete"):
+    with pytest.raises(ProclipError, match=f"the picture '{sample.key}' has changed since .*: delete"):
         embedded(data, clip, tmp_path / "store")
 
 

@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     embed = verbs.add_parser("embed", help="embed a recipe's captions once: LLM and CLIP teacher, into the stores")
     _add_recipe(embed)
+    embed.add_argument("--replace", action="store_true", help="embed captions anew whose text has changed since")
 
     train = verbs.add_parser("train", help="train a recipe; an interrupted run goes on where it was")
     _add_recipe(train)
@@ -299,7 +300,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if arguments.verb == "embed":
             from .runs.embed import embed_recipes
 
-            embed_recipes([find_recipe(arguments.recipe, arguments.settings)])
+            embed_recipes([find_recipe(arguments.recipe, arguments.settings)], replace=arguments.replace)
         elif arguments.verb == "train":
             from .runs.train import train_recipe
 

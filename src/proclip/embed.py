@@ -60,6 +60,7 @@ def embed_captions(
     skip: Skip | None = None,
     report: Report | None = None,
     size: int | None = None,
+    replace: bool = False,
 ) -> EmbedCounts:
     """Embed captions that the store does not hold yet; equal texts are encoded once and share a row.
 
@@ -76,10 +77,12 @@ def embed_captions(
         skip: which of some texts are left out.
         report: called by the main process after each of its chunks.
         size: texts of a chunk, which are encoded by one call; 512 if None. A divisor of 16,384.
+        replace: captions whose text is no longer the one in the store are taken out of it first, and embedded anew.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
-            store; the store was made otherwise; the disk is too small; another run is writing the store.
+            store and is not to be replaced; the store was made otherwise; the disk is too small; another run is writing
+            the store.
     """
 
     def encode(numbers: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
@@ -89,7 +92,7 @@ def embed_captions(
         yield 0, encoded
 
     def plan(wanted: Manifest) -> Plan:
-        return make_plan(folder, wanted, captions, skip, size)
+        return make_plan(folder, wanted, captions, skip, size, replace=replace)
 
     found, _, truncated = _fill(folder, embedder.identity, lambda: embedder.dim, dtype, plan, encode, report)
     return EmbedCounts(found.keys, found.rows, found.kept, truncated)

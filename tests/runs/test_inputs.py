@@ -72,7 +72,10 @@ def test_a_caption_changed_since_it_was_embedded(recipe: Path, world: Path, tmp_
     assert main(["embed", str(recipe)]) == 0
     change_a_caption(world)
     message = error("train", str(recipe), "--out", str(tmp_path / "run"))
-    assert "the text of caption 'red-bar#short' has changed since it was embedded: delete" in message
+    assert "the text of caption 'red-bar#short' has changed since it was embedded at" in message
+    assert error("embed", str(recipe)).endswith("run  proclip embed  with --replace, or give it another key")
+    assert main(["embed", str(recipe), "--replace"]) == 0
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run")]) == 0
 
 
 def test_a_finished_run_of_other_captions_is_not_reused(

@@ -125,7 +125,7 @@ def test_the_cached_teacher_is_the_original_tower_on_plain_pictures(
         assert run(recipe, tmp_path / "three", SETTINGS["cached"]) == 2
     finally:
         os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
-    message = f"the picture {samples[0].key!r} has changed since it was embedded: delete {folder}"
+    message = f"the picture {samples[0].key!r} has changed since it was embedded at {folder}: delete {folder}"
     assert message in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ the number of processes.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,10 +28,11 @@ from ..errors import ProclipError
 from ..files import name_file
 from .key_table import Ints, KeyTable, digests, first_places
 from .mapped_file import Layout, map_tensors, write_tensors
-from .store import changed_since
-from .store_folder import index_of, shard_name, start, table_name
+from .store import CAPTION, changed_since
+from .store_folder import index_of, shard_name, start, table_name, without_keys
 from .store_format import STORED_DTYPES, Manifest, ShardEntry, TableEntry, bits
 
+_log = logging.getLogger(__name__)
 PLAN, KEYS, VECTORS, DONE = ".plan.safetensors", ".plan-keys.safetensors", ".plan-vectors", ".plan-done-"
 WRITTEN, TRIED = "{} {};", "{} {} tried;"
 """Lines of a process's list: first row, and the row after the last."""
@@ -219,6 +221,10 @@ class _Seen:
             digest.update(part.data)
         return digest.hexdigest()
 
+    def name(self, manifest: Manifest, size: int) -> str:
+        """Of the plan that chunks of `size` give for a store with this manifest."""
+        return sha256(json.dumps([self.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
+
 
 def make_plan(
     folder: Path,
@@ -226,7 +232,8 @@ def make_plan(
     captions: Sequence[tuple[str, str]],
     skip: Skip | None = None,
     size: int | None = None,
-    what: str = "text of caption",
+    what: str = CAPTION,
+    replace: bool = False,
 ) -> Plan:
     """Decide what is to be embedded, or go on with the plan of a run that was stopped; the store's lock is held.
 
@@ -239,27 +246,33 @@ def make_plan(
         skip: which texts are left out.
         size: texts of a chunk; `CHUNK` if None.
         what: the texts are, for the message that one has changed.
+        replace: captions whose text is no longer the one in the store are taken out of it first, and embedded anew.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
-            store; the store was made otherwise; the disk is too small.
+            store and is not to be replaced; the store was made otherwise; the disk is too small.
     """
     manifest = start(folder, wanted)
     seen = _look(captions, skip)
     size = CHUNK if size is None else size
     if size < 1 or WINDOW % size:
         raise ProclipError(f"size must be a divisor of {WINDOW:,}, not {size}")
-    name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     if (folder / PLAN).exists():
         found = map_tensors(folder / PLAN)[1]
-        if found["name"] == name and (folder / VECTORS).exists():  # else a run was killed while it finished
-            return Plan.open(folder)
+        if found["name"] == seen.name(manifest, size) and (folder / VECTORS).exists():
+            return Plan.open(folder)  # else a run was killed while it finished
         if found["state"] == manifest.state:
             Plan.open(folder).finish()
             manifest = Manifest.read(folder)
-            name = sha256(json.dumps([seen.digest, manifest.state, WINDOW, size]).encode()).hexdigest()
     clear(folder)
-    return _new_plan(folder, manifest, seen, name, size, what)
+    is_new, changed = _compare(folder, manifest, seen)
+    places = np.flatnonzero(changed)
+    if len(places) and not replace:
+        raise ProclipError(changed_since(seen.keys.key(int(places[0])), folder, what))
+    if len(places):
+        manifest = without_keys(folder, manifest, seen.keys.hashes[places])
+        _log.warning("%s: %d with another text than before are embedded anew", folder, len(places))
+    return _new_plan(folder, manifest, seen, is_new | changed, size)
 
 
 def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
@@ -284,8 +297,7 @@ def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
     return _Seen(KeyTable(np.frombuffer(content, dtype=np.uint8), ends, hashes, texts_of, rows), lengths)
 
 
-def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: int, what: str) -> Plan:
-    is_new = _new_captions(folder, manifest, seen, what)
+def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, is_new: NDArray[np.bool_], size: int) -> Plan:
     table, lengths = (seen.keys, seen.lengths) if is_new.all() else (seen.keys.only(is_new), seen.lengths[is_new])
     tables = manifest.key_tables(folder)
     known = np.concatenate([t.texts for t in tables]) if tables else np.empty((0, 2), np.int64)
@@ -308,27 +320,26 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, name: str, size: in
     plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table), size)
     plan.layout.create(folder / VECTORS)
     numbers = {"kept": str(kept), "keys": str(len(table)), "size": str(size)}
-    metadata = {"name": name, "state": manifest.state, **numbers}
+    metadata = {"name": seen.name(manifest, size), "state": manifest.state, **numbers}
     write_tensors(folder / PLAN, {"sources": plan.sources}, metadata)  # the last: with it the plan stands
     return plan
 
 
-def _new_captions(folder: Path, manifest: Manifest, seen: _Seen, what: str) -> NDArray[np.bool_]:
-    """Which captions the store does not hold and that did not stand before, [n]."""
+def _compare(folder: Path, manifest: Manifest, seen: _Seen) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which captions the store does not hold, and which it holds with another text; each key once, [n] each."""
     index, hashes, texts = index_of(folder, manifest, write=True), seen.keys.hashes, seen.keys.texts
-    first, is_new = first_places(hashes), np.empty(len(hashes), dtype=np.bool_)
+    first, is_new, changed = first_places(hashes), np.zeros(len(hashes), np.bool_), np.zeros(len(hashes), np.bool_)
     for begin in range(0, len(hashes), READ):
         own = slice(begin, begin + READ)
-        found, wanted = index.find(hashes[own]), seen.lengths[own] > 0
-        changed = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[own, 0])
-        if changed.any():
-            raise ProclipError(changed_since(seen.keys.key(begin + int(changed.argmax())), folder, what))
         twice = (texts[own] != texts[first[own]]).any(axis=1)
         if twice.any():
             key = seen.keys.key(begin + int(twice.argmax()))
             raise ProclipError(f"caption {key!r} stands twice, with different texts")
-        is_new[own] = wanted & (found.rows < 0) & (first[own] == np.arange(begin, begin + len(wanted)))
-    return is_new
+        found = index.find(hashes[own])
+        wanted = (seen.lengths[own] > 0) & (first[own] == np.arange(begin, begin + len(twice)))
+        is_new[own] = wanted & (found.rows < 0)
+        changed[own] = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[own, 0])
+    return is_new, changed
 
 
 def _check_room(folder: Path, values: int, dtype: str) -> None:

@@ -35,6 +35,9 @@ from .store_folder import (
 )
 from .store_format import TORCH_DTYPES, UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
 
+CAPTION = "text of caption"
+"""What most stores hold, as a message names it."""
+
 
 def caption_key(sample_key: str, column: str) -> str:
     """Key of a sample's caption: the sample's key and the caption's column."""
@@ -115,7 +118,7 @@ class EmbeddingStore:
         """Which keys are there, [n] bool."""
         return self.look_up(keys) >= 0
 
-    def look_up(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = "text of caption") -> Tensor:
+    def look_up(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = CAPTION) -> Tensor:
         """Rows of keys, [n] int64; -1 where a key is not there.
 
         Args:
@@ -228,11 +231,10 @@ class EmbeddingStore:
                 progress(number, len(entries))
 
 
-def changed_since(key: str, folder: Path, what: str = "text of caption") -> str:
+def changed_since(key: str, folder: Path, what: str = CAPTION) -> str:
     """What is said of something that is no longer as it was when it was embedded."""
-    return (
-        f"the {what} {key!r} has changed since it was embedded: delete {folder} and embed again, or give it another key"
-    )
+    anew = "run  proclip embed  with --replace" if what == CAPTION else f"delete {folder} to have all embedded anew"
+    return f"the {what} {key!r} has changed since it was embedded at {folder}: {anew}, or give it another key"
 
 
 class StoreWriter:
@@ -277,9 +279,7 @@ class StoreWriter:
         self._embeds: list[Tensor] = []
         self._cut: list[Tensor] = []
 
-    def missing(
-        self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = "text of caption"
-    ) -> list[int]:
+    def missing(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = CAPTION) -> list[int]:
         """Places of the keys that have no vector yet, neither from before nor from this writer's own `add`.
 
         Args:

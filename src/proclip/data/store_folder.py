@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ProclipError
 from ..files import make_folder
-from .key_table import KeyIndex, KeyTable
+from .key_table import Ints, KeyIndex, KeyTable
 from .store_format import AGAIN, FIRST_VERSION, MANIFEST, VERSION, Manifest, TableEntry
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
+LOOKED_UP = 1 << 16
+"""Keys of a table that are looked up together."""
 
 
-def table_name(number: int) -> str:
-    """Of a table of keys."""
-    return f"keys-{number:05d}.safetensors"
+def table_name(number: int, edition: str = "") -> str:
+    """Of a table of keys. One that is written anew has the edition ``b``, or none if it had."""
+    return f"keys-{number:05d}{edition}.safetensors"
 
 
 def shard_name(number: int) -> str:
@@ -133,6 +135,39 @@ def index_for_reading(folder: Path, manifest: Manifest) -> KeyIndex:
         finally:
             held.release()
     return index_of(folder, manifest, write=False)
+
+
+def without_keys(folder: Path, manifest: Manifest, hashes: Ints) -> Manifest:
+    """Take keys out of a store, in one step; the lock is held. Their vectors stay, for other keys may have them too.
+
+    Tables that hold some of them are written anew under another name, so that a reader keeps what it has open.
+
+    Args:
+        folder: of the store.
+        manifest: its own.
+        hashes: [m, 2], of the keys.
+    """
+    gone = KeyIndex.of(hashes, *np.zeros((2, len(hashes)), np.int64))
+    tables = []
+    for number, entry in enumerate(manifest.tables):
+        table = KeyTable.open(folder / entry.file)
+        kept = np.concatenate([gone.find(part).rows < 0 for part in _parts(table.hashes)])
+        if kept.all():
+            tables.append(entry)
+            continue
+        path = folder / (table_name(number, "b") if entry.file == table_name(number) else table_name(number))
+        table.only(kept).write(path)
+        tables.append(TableEntry.of(path, int(kept.sum())))
+    new = replace(manifest, tables=tuple(tables))
+    new.write(folder)
+    for old in {entry.file for entry in manifest.tables} - {entry.file for entry in new.tables}:
+        (folder / old).unlink()
+    return new
+
+
+def _parts(hashes: Ints) -> Iterator[Ints]:
+    """Hashes bit by bit, at least one part."""
+    return (hashes[begin : begin + LOOKED_UP] for begin in range(0, max(len(hashes), 1), LOOKED_UP))
 
 
 def repeated_key(tables: Sequence[KeyTable]) -> str:

@@ -81,7 +81,7 @@ def of_clip(folder: Path, clip: str) -> Path:
     return folder / re.sub(r"[^\w.-]+", "_", name)
 
 
-def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None) -> None:
+def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = None, *, replace: bool = False) -> None:
     """Write the stores ``llm/`` and ``teacher/CLIP/`` that recipes share; captions that are there already cost nothing.
 
     Processes that torchrun started share the work. The teacher comes first: it is quick, and finds bad captions early.
@@ -90,10 +90,11 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
         recipes: with the same data, embedder and CLIP.
         embedder: the recipes' own, where the caller has use for it afterwards; one that is loaded here is freed at the
             end.
+        replace: embed captions anew whose text has changed; they are refused otherwise.
 
     Raises:
-        ProclipError: the recipes do not share a store, a caption is bad, or a store was written by another model,
-            prompt or length.
+        ProclipError: the recipes do not share a store, a caption is bad or has changed, or a store was written by
+            another model, prompt or length.
     """
     first = recipes[0]
     for recipe in recipes:
@@ -105,16 +106,18 @@ def embed_recipes(recipes: Sequence[Recipe], embedder: TextEmbedder | None = Non
             warn_of_raw_states(recipe)
     data, store, device = ImageCaptions.of(first.data), Path(first.data.store), pick_device()
     own = embedder if embedder is not None else LazyEmbedder(first.embedder, device)
-    _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device)
+    _embed_for_teacher(recipes, data, of_clip(store / "teacher", first.clip), device, replace)
     columns = [column for recipe in recipes for column in needed_columns(recipe)[0]]
     try:
-        _add("LLM", store / "llm", own, first.data.store_dtype, _captions(data, columns))
+        _add("LLM", store / "llm", own, first.data.store_dtype, _captions(data, columns), replace=replace)
     finally:
         if isinstance(own, LazyEmbedder) and embedder is None:
             own.close()
 
 
-def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: Path, device: str) -> None:
+def _embed_for_teacher(
+    recipes: Sequence[Recipe], data: ImageCaptions, folder: Path, device: str, replace: bool
+) -> None:
     """What stage 1 of the recipes learns from, by whether texts that the teacher would cut are left out."""
     if not any(recipe.distill for recipe in recipes):
         return
@@ -126,7 +129,7 @@ def _embed_for_teacher(recipes: Sequence[Recipe], data: ImageCaptions, folder: P
         if not columns:
             continue
         captions = _captions(data, columns)
-        counts = _add("teacher", folder, clip, "float32", captions, clip.cuts if skips else None)
+        counts = _add("teacher", folder, clip, "float32", captions, clip.cuts if skips else None, replace=replace)
         if not counts.rows and not counts.kept:
             raise nothing_to_read(sorted({column.name for column in columns}))
 
@@ -138,11 +141,18 @@ def _captions(data: ImageCaptions, columns: Sequence[Column]) -> Captions:
 
 
 def _add(
-    what: str, folder: Path, embedder: TextEmbedder, dtype: StoreDtype, captions: Captions, skip: Skip | None = None
+    what: str,
+    folder: Path,
+    embedder: TextEmbedder,
+    dtype: StoreDtype,
+    captions: Captions,
+    skip: Skip | None = None,
+    *,
+    replace: bool,
 ) -> EmbedCounts:
     size = None if pick_device() == "cpu" else A_CHUNK_ON_GPU
     with embedding_progress(what) as report:
-        counts = embed_captions(captions, embedder, folder, dtype, skip, report, size)
+        counts = embed_captions(captions, embedder, folder, dtype, skip, report, size, replace)
     if distributed.is_main():
         cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
         line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
