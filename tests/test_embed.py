@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -249,6 +250,8 @@ def test_a_caption_whose_text_has_changed_is_refused(tmp_path: Path) -> None:
     embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
     with pytest.raises(ProclipError, match=r"caption 'b#short' has changed .*: run  proclip embed  with --replace"):
         embed_captions([*ROWS[:1], ("b#short", "a wolf")], FakeEmbedder(), tmp_path / "s")
+    with pytest.raises(ProclipError, match=r"caption 'b#short' \(and of 1 more\) has changed"):
+        embed_captions([("b#short", "a wolf"), ("a#long", "a bear"), ROWS[2]], FakeEmbedder(), tmp_path / "s")
 
 
 CORRECTIONS = [
@@ -272,23 +275,73 @@ def test_changed_captions_are_replaced_where_that_is_asked_for(tmp_path: Path) -
         counts = embed_captions(captions, embedder := FakeEmbedder(), folder, replace=True)
         assert sorted(embedder.seen) == sorted(new)
         assert (counts.rows, counts.kept) == (len(corrections), len(captions) - len(corrections))
-        assert torch.equal(before.rows(keys), texts), "a reader that has the store open"
+        assert torch.equal(before.rows(keys), texts), "of a reader that has the store open"
+        assert sorted(before.keys) == sorted(keys)
+        before.verify()
         store = EmbeddingStore.open(folder)
         assert torch.equal(store.at(store.find(keys, [text for _, text in captions])), wanted(captions))
         assert sorted(store.keys) == sorted(keys)
         store.verify()
-        assert files(folder).keys() == {INDEX, MANIFEST, *(entry.file for entry in store.manifest.files)}
+    assert files(folder).keys() == {INDEX, MANIFEST, *(entry.file for entry in store.manifest.files)}
 
 
-def test_a_replacement_may_be_stopped(tmp_path: Path) -> None:
-    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
-    captions = [(key, f"{text} again") for key, text in MANY]
-    with pytest.raises(KeyboardInterrupt):
-        embed_captions(captions, stopped := Stopped(4), tmp_path / "s", replace=True)
-    assert len(EmbeddingStore.open(tmp_path / "s")) == 0
-    embed_captions(captions, embedder := FakeEmbedder(), tmp_path / "s")
+def test_a_reader_that_missed_two_replacements_is_told(tmp_path: Path) -> None:
+    embed_captions(ROWS, FakeEmbedder(), tmp_path / "s")
+    before = EmbeddingStore.open(tmp_path / "s")
+    for text in ("a wolf", "a bear"):
+        embed_captions([("b#short", text)], FakeEmbedder(), tmp_path / "s", replace=True)
+    assert torch.equal(before.rows(["b#short"])[0], vector("a dog"))
+    for use in (lambda: list(before.keys), before.verify):
+        with pytest.raises(ProclipError, match=r"keys-00000.safetensors is no longer there: .* open it again"):
+            use()
+
+
+def corrected() -> list[tuple[str, str]]:
+    return [(key, f"{text} again" if n % 3 else text) for n, (key, text) in enumerate(MANY)]
+
+
+@pytest.mark.parametrize("moment", ["encoding", *MOMENTS])
+def test_a_replacement_may_be_stopped_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Readers have the old texts until its end. What is run then ends with the bytes of one that was left alone."""
+    for name in ("whole", "s"):
+        embed_captions(MANY, FakeEmbedder(), tmp_path / name)
+    embed_captions(corrected(), FakeEmbedder(), tmp_path / "whole", replace=True)
+    stopped = Stopped(4)
+    if moment == "encoding":
+        with pytest.raises(KeyboardInterrupt):
+            embed_captions(corrected(), stopped, tmp_path / "s", replace=True)
+    else:
+        with interrupted_end(monkeypatch, moment):
+            embed_captions(corrected(), stopped := FakeEmbedder(), tmp_path / "s", replace=True)
+    now = MANY if moment in ("encoding", *MOMENTS[:2]) else corrected()
+    assert torch.equal(EmbeddingStore.open(tmp_path / "s").rows([key for key, _ in now]), wanted(now))
+    embed_captions(corrected(), embedder := FakeEmbedder(), tmp_path / "s")
     assert not set(embedder.seen) & set(stopped.seen)
-    assert torch.equal(EmbeddingStore.open(tmp_path / "s").rows([key for key, _ in captions]), wanted(captions))
+    embed_captions(corrected(), FakeEmbedder(), tmp_path / "s")  # a third time: nothing is left of the old tables
+    embed_captions(corrected(), FakeEmbedder(), tmp_path / "whole")
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_a_stopped_replacement_that_other_captions_close(tmp_path: Path) -> None:
+    """What was encoded is replaced, the rest is as it was."""
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(corrected(), stopped := Stopped(4), tmp_path / "s", replace=True)
+    embed_captions(LATER, FakeEmbedder(), tmp_path / "s")
+    now = [new if new[1] in stopped.seen else old for new, old in zip(corrected(), MANY, strict=True)]
+    assert any(new != old for new, old in zip(now, MANY, strict=True))
+    store = EmbeddingStore.open(tmp_path / "s")
+    assert torch.equal(store.rows([key for key, _ in [*now, *LATER]]), wanted([*now, *LATER]))
+    assert len(store) == len(MANY) + len(LATER)
+
+
+def test_a_disk_too_small_for_a_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed_captions(MANY, FakeEmbedder(), tmp_path / "s")
+    before = files(tmp_path / "s")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1))
+    with pytest.raises(ProclipError, match="make room"):
+        embed_captions(corrected(), FakeEmbedder(), tmp_path / "s", replace=True)
+    assert files(tmp_path / "s") == before
 
 
 def test_nothing_is_taken_out_of_a_store_where_a_caption_is_refused(tmp_path: Path) -> None:
@@ -340,5 +393,5 @@ def test_a_disk_that_is_too_small_is_noticed_first(tmp_path: Path, monkeypatch: 
 
 def test_lines_of_what_is_done_that_are_no_range_count_for_nothing(tmp_path: Path) -> None:
     (tmp_path / f"{embed_plan.DONE}0").write_text("0 2;\n\x00\x00;\n7;\n5 6;\n8 9")  # damaged, and one cut off
-    plan = embed_plan.Plan(tmp_path, Manifest(identity={}, dim=1, dtype="float32"), np.arange(10), 0, 10, 3)
+    plan = embed_plan.Plan(tmp_path, Manifest(identity={}, dim=1, dtype="float32"), np.arange(10), 0, 10, 3, False)
     assert np.flatnonzero(plan.done()).tolist() == [0, 1, 5]

@@ -77,7 +77,7 @@ def embed_captions(
         skip: which of some texts are left out.
         report: called by the main process after each of its chunks.
         size: texts of a chunk, which are encoded by one call; 512 if None. A divisor of 16,384.
-        replace: captions whose text is no longer the one in the store are taken out of it first, and embedded anew.
+        replace: captions whose text is no longer the one in the store are embedded anew.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
@@ -120,6 +120,8 @@ def embed_pictures(
 ) -> PictureCounts:
     """Embed the plain pictures of samples that the store does not hold yet, by the samples' keys, L2-normalised.
 
+    A picture that has changed since (by its size, and its time of change where it is a file) is embedded anew.
+
     Processes share the work, and what was stopped goes on, as with `embed_captions`.
 
     Args:
@@ -131,8 +133,8 @@ def embed_pictures(
         report: called by the main process now and then.
 
     Raises:
-        ProclipError: a picture is missing, or has changed since it was embedded; the store was made otherwise; the disk
-            is too small; another run is writing the store; a vector is not finite.
+        ProclipError: a picture is missing; the store was made otherwise; the disk is too small; another run is writing
+            the store; a vector is not finite.
     """
     broken = list[str]()
     size = None if next(tower.parameters()).device.type == "cpu" else A_CHUNK_ON_GPU
@@ -141,7 +143,7 @@ def embed_pictures(
         return _encode_pictures([samples[number] for number in numbers], tower.eval(), preprocess, broken)
 
     def plan(wanted: Manifest) -> Plan:
-        return make_plan(folder, wanted, _Stamps(samples), size=size, what="picture")
+        return make_plan(folder, wanted, _Stamps(samples), size=size, replace=True)
 
     width = tower.embed_dim
     found, done, _ = _fill(folder, identity, lambda: width, "float32", plan, encode, report, WAIT_SECONDS)

@@ -28,14 +28,16 @@ from ..errors import ProclipError
 from ..files import name_file
 from .key_table import Ints, KeyTable, digests, first_places
 from .mapped_file import Layout, map_tensors, write_tensors
-from .store import CAPTION, changed_since
-from .store_folder import index_of, shard_name, start, table_name, without_keys
+from .store import changed_since
+from .store_folder import index_of, next_table, shard_name, start, table_name, without_keys
 from .store_format import STORED_DTYPES, Manifest, ShardEntry, TableEntry, bits
 
 _log = logging.getLogger(__name__)
 PLAN, KEYS, VECTORS, DONE = ".plan.safetensors", ".plan-keys.safetensors", ".plan-vectors", ".plan-done-"
 WRITTEN, TRIED = "{} {};", "{} {} tried;"
 """Lines of a process's list: first row, and the row after the last."""
+REPLACES = "replaces"
+"""In a plan's metadata: see `Plan`."""
 READ = 8192
 """Captions looked at together."""
 WINDOW = 16384
@@ -60,6 +62,7 @@ class Plan:
         kept: captions that were in the store already, or twice in the data.
         keys: captions that get a vector: more than the rows, where texts repeat.
         size: texts of a chunk.
+        replaces: some of the keys are in the store, with another text.
     """
 
     folder: Path
@@ -68,6 +71,7 @@ class Plan:
     kept: int
     keys: int
     size: int
+    replaces: bool
 
     @property
     def rows(self) -> int:
@@ -99,7 +103,7 @@ class Plan:
         tensors, metadata = map_tensors(folder / PLAN)
         size = int(metadata.get("size", CHUNK))  # plans of before have none
         kept, keys = int(metadata["kept"]), int(metadata["keys"])
-        return cls(folder, Manifest.read(folder), tensors["sources"], kept, keys, size)
+        return cls(folder, Manifest.read(folder), tensors["sources"], kept, keys, size, REPLACES in metadata)
 
     def done(self) -> NDArray[np.bool_]:
         """Which rows are written, [rows], as all processes' lists say."""
@@ -121,6 +125,8 @@ class Plan:
     def finish(self) -> int:
         """Make what is done part of the store: vectors and keys take their names, then the manifest names them.
 
+        Keys that are replaced leave their old tables by the same step.
+
         Returns:
             how many of the texts are known to have lost their end.
         """
@@ -133,8 +139,11 @@ class Plan:
         if missing.any():
             table = table.only(~missing)
         if len(table):
-            keys = self.folder / table_name(len(manifest.tables))
+            number = next_table(manifest)
+            keys = self.folder / table_name(number)
             table.write(keys)
+            if self.replaces:
+                manifest = without_keys(self.folder, manifest, table.hashes, number + 1)
             manifest = replace(manifest, tables=(*manifest.tables, TableEntry.of(keys, len(table))))
         truncated = 0
         if done.any():
@@ -232,7 +241,6 @@ def make_plan(
     captions: Sequence[tuple[str, str]],
     skip: Skip | None = None,
     size: int | None = None,
-    what: str = CAPTION,
     replace: bool = False,
 ) -> Plan:
     """Decide what is to be embedded, or go on with the plan of a run that was stopped; the store's lock is held.
@@ -245,8 +253,7 @@ def make_plan(
         captions: pairs of key and text.
         skip: which texts are left out.
         size: texts of a chunk; `CHUNK` if None.
-        what: the texts are, for the message that one has changed.
-        replace: captions whose text is no longer the one in the store are taken out of it first, and embedded anew.
+        replace: captions whose text is no longer the one in the store are embedded anew.
 
     Raises:
         ProclipError: a text is empty; a key stands twice with different texts, or has another text than the one in the
@@ -266,13 +273,13 @@ def make_plan(
             manifest = Manifest.read(folder)
     clear(folder)
     is_new, changed = _compare(folder, manifest, seen)
-    places = np.flatnonzero(changed)
-    if len(places) and not replace:
-        raise ProclipError(changed_since(seen.keys.key(int(places[0])), folder, what))
-    if len(places):
-        manifest = without_keys(folder, manifest, seen.keys.hashes[places])
-        _log.warning("%s: %d with another text than before are embedded anew", folder, len(places))
-    return _new_plan(folder, manifest, seen, is_new | changed, size)
+    count = int(changed.sum())
+    if count:
+        first = seen.keys.key(int(changed.argmax()))
+        if not replace:
+            raise changed_since(first, folder, count - 1)
+        _log.warning("%s: what %d keys stand for has changed, such as %r: it is embedded anew", folder, count, first)
+    return _new_plan(folder, manifest, seen, is_new | changed, size, replaces=count > 0)
 
 
 def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
@@ -297,7 +304,9 @@ def _look(captions: Sequence[tuple[str, str]], skip: Skip | None) -> _Seen:
     return _Seen(KeyTable(np.frombuffer(content, dtype=np.uint8), ends, hashes, texts_of, rows), lengths)
 
 
-def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, is_new: NDArray[np.bool_], size: int) -> Plan:
+def _new_plan(
+    folder: Path, manifest: Manifest, seen: _Seen, is_new: NDArray[np.bool_], size: int, *, replaces: bool
+) -> Plan:
     table, lengths = (seen.keys, seen.lengths) if is_new.all() else (seen.keys.only(is_new), seen.lengths[is_new])
     tables = manifest.key_tables(folder)
     known = np.concatenate([t.texts for t in tables]) if tables else np.empty((0, 2), np.int64)
@@ -317,9 +326,9 @@ def _new_plan(folder: Path, manifest: Manifest, seen: _Seen, is_new: NDArray[np.
     table.rows[stored] = known_rows[leader[stored]]
     table.write(folder / KEYS)
     kept = int((seen.lengths > 0).sum()) - len(table)
-    plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table), size)
+    plan = Plan(folder, manifest, np.flatnonzero(is_new)[order], kept, len(table), size, replaces)
     plan.layout.create(folder / VECTORS)
-    numbers = {"kept": str(kept), "keys": str(len(table)), "size": str(size)}
+    numbers = {"kept": str(kept), "keys": str(len(table)), "size": str(size), **({REPLACES: "yes"} if replaces else {})}
     metadata = {"name": seen.name(manifest, size), "state": manifest.state, **numbers}
     write_tensors(folder / PLAN, {"sources": plan.sources}, metadata)  # the last: with it the plan stands
     return plan
@@ -338,7 +347,7 @@ def _compare(folder: Path, manifest: Manifest, seen: _Seen) -> tuple[NDArray[np.
         found = index.find(hashes[own])
         wanted = (seen.lengths[own] > 0) & (first[own] == np.arange(begin, begin + len(twice)))
         is_new[own] = wanted & (found.rows < 0)
-        changed[own] = wanted & (found.rows >= 0) & (found.texts != 0) & (found.texts != texts[own, 0])
+        changed[own] = wanted & found.differ(texts[own])
     return is_new, changed
 
 

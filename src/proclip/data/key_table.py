@@ -124,6 +124,11 @@ class Found(NamedTuple):
     texts: Ints
     """First 64 bits of the hash of the text; 0 where it is not known."""
 
+    def differ(self, texts: Ints) -> NDArray[np.bool_]:
+        """Which keys are there with another text than that whose hash [n, 2] is given, [n]."""
+        differ: NDArray[np.bool_] = (self.rows >= 0) & (self.texts != 0) & (self.texts != texts[:, 0])
+        return differ
+
 
 @dataclass(frozen=True)
 class KeyIndex:

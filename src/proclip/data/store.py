@@ -28,15 +28,24 @@ from .store_folder import (
     index_for_reading,
     index_of,
     lock,
+    next_table,
     shard_name,
     start,
     starts_of,
     table_name,
 )
-from .store_format import TORCH_DTYPES, UNKNOWN, Manifest, Shard, ShardEntry, StoreDtype, TableEntry, hash_of, pack
-
-CAPTION = "text of caption"
-"""What most stores hold, as a message names it."""
+from .store_format import (
+    TORCH_DTYPES,
+    UNKNOWN,
+    Manifest,
+    Shard,
+    ShardEntry,
+    StoreDtype,
+    TableEntry,
+    hash_of,
+    pack,
+    written_since,
+)
 
 
 def caption_key(sample_key: str, column: str) -> str:
@@ -79,7 +88,12 @@ class EmbeddingStore:
         manifest = Manifest.read(folder)
         if expect is not None:
             manifest.check(folder, expect)
-        manifest.check_files(folder)
+        try:
+            manifest.check_files(folder)
+        except ProclipError:
+            if Manifest.read(folder).state == manifest.state:
+                raise
+            return cls.open(path, expect)  # it was written in between
         shards = [Shard.open(folder / entry.file, entry, manifest) for entry in manifest.shards]
         return cls(folder, manifest, shards, index_for_reading(folder, manifest))
 
@@ -118,23 +132,17 @@ class EmbeddingStore:
         """Which keys are there, [n] bool."""
         return self.look_up(keys) >= 0
 
-    def look_up(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = CAPTION) -> Tensor:
-        """Rows of keys, [n] int64; -1 where a key is not there.
+    def look_up(self, keys: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
+        """Rows of keys, [n] int64; -1 where a key is not there, or another text than that of `texts` [n] was embedded.
 
         Args:
             keys: n keys, in any order, repeated or not.
             texts: of each, to be compared with what was embedded.
-            what: the texts are, for the message.
-
-        Raises:
-            ProclipError: another text was embedded under a key.
         """
         found = self._index.find(digests(keys))
-        if texts is not None:
-            changed = (found.rows >= 0) & (found.texts != 0) & (found.texts != digests(texts)[:, 0])
-            if bool(changed.any()):
-                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder, what))
-        return torch.from_numpy(found.rows)
+        if texts is None:
+            return torch.from_numpy(found.rows)
+        return torch.from_numpy(np.where(found.differ(digests(texts)), -1, found.rows))
 
     def find(self, keys: Sequence[str], texts: Sequence[str] | None = None) -> Tensor:
         """The same, of keys that are all there: a loop that reads the same ones again and again looks them up once.
@@ -144,9 +152,12 @@ class EmbeddingStore:
         """
         rows = self.look_up(keys, texts)
         if len(keys) and int(rows.min()) < 0:
+            key = keys[int(rows.argmin())]
+            if key in self:
+                raise changed_since(key, self.folder)
             raise ProclipError(
-                f"{keys[int(rows.argmin())]!r} is not among the {len(self)} keys of the embeddings at "
-                f"{self.folder}: run  proclip embed  with the recipe that needs it"
+                f"{key!r} is not among the {len(self)} keys of the embeddings at {self.folder}: run  proclip embed  "
+                "with the recipe that needs it"
             )
         return rows
 
@@ -222,7 +233,11 @@ class EmbeddingStore:
         """
         entries = self.manifest.files
         for number, entry in enumerate(entries, start=1):
-            if hash_of(self.folder / entry.file) != entry.sha256:
+            try:
+                found = hash_of(self.folder / entry.file)
+            except FileNotFoundError as error:
+                raise written_since(error) from None
+            if found != entry.sha256:
                 raise ProclipError(
                     f"{self.folder / entry.file} has changed since it was written (its sha256 is not the manifest's): "
                     "delete the store's folder and embed again"
@@ -231,10 +246,13 @@ class EmbeddingStore:
                 progress(number, len(entries))
 
 
-def changed_since(key: str, folder: Path, what: str = CAPTION) -> str:
-    """What is said of something that is no longer as it was when it was embedded."""
-    anew = "run  proclip embed  with --replace" if what == CAPTION else f"delete {folder} to have all embedded anew"
-    return f"the {what} {key!r} has changed since it was embedded at {folder}: {anew}, or give it another key"
+def changed_since(key: str, folder: Path, others: int = 0) -> ProclipError:
+    """What is said of a caption, and of so many others, whose text is no longer as it was embedded."""
+    more = f" (and of {others:,} more)" if others else ""
+    return ProclipError(
+        f"the text of caption {key!r}{more} has changed since it was embedded at {folder}: run  proclip embed  "
+        "with --replace, or give it another key"
+    )
 
 
 class StoreWriter:
@@ -279,26 +297,12 @@ class StoreWriter:
         self._embeds: list[Tensor] = []
         self._cut: list[Tensor] = []
 
-    def missing(self, keys: Sequence[str], texts: Sequence[str] | None = None, what: str = CAPTION) -> list[int]:
-        """Places of the keys that have no vector yet, neither from before nor from this writer's own `add`.
-
-        Args:
-            keys: n keys.
-            texts: of each, to be compared with what was embedded.
-            what: the texts are, for the message.
-
-        Raises:
-            ProclipError: another text was embedded under a key.
-        """
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Places of the keys that have no vector yet, neither from before nor from this writer's own `add`."""
         hashes = digests(keys)
-        want = digests(texts)[:, 0] if texts is not None else np.zeros(len(keys), dtype=np.int64)
         absent = np.array([key not in self._waiting for key in keys], dtype=np.bool_)
         for index in self._segments:
-            found = index.find(hashes)
-            changed = (found.rows >= 0) & (found.texts != 0) & (want != 0) & (found.texts != want)
-            if bool(changed.any()):
-                raise ProclipError(changed_since(keys[int(changed.argmax())], self.folder, what))
-            absent &= found.rows < 0
+            absent &= index.find(hashes).rows < 0
         return np.flatnonzero(absent).tolist()
 
     def add(
@@ -343,7 +347,7 @@ class StoreWriter:
         write_atomically(shard, save(pack(torch.cat(self._embeds), manifest.dtype) | {"cut": cut}))
         rows = np.arange(manifest.rows, manifest.rows + len(self._keys))
         table = KeyTable.of(self._keys, texts, rows)
-        file = self.folder / table_name(len(manifest.tables))
+        file = self.folder / table_name(next_table(manifest))
         table.write(file)
         lost = [n for n, one in enumerate(cut.tolist()) if one == 1]
         truncated = len({tuple(texts[n]) if texts[n].any() else n for n in lost})

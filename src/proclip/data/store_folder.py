@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,14 @@ LOOKED_UP = 1 << 16
 """Keys of a table that are looked up together."""
 
 
-def table_name(number: int, edition: str = "") -> str:
-    """Of a table of keys. One that is written anew has the edition ``b``, or none if it had."""
-    return f"keys-{number:05d}{edition}.safetensors"
+def table_name(number: int) -> str:
+    """Of a table of keys."""
+    return f"keys-{number:05d}.safetensors"
+
+
+def next_table(manifest: Manifest) -> int:
+    """Number of the next table of keys. None is given twice: no reader finds another table under a name that it has."""
+    return 1 + max((int(entry.file.split(".")[0].split("-")[1]) for entry in manifest.tables), default=-1)
 
 
 def shard_name(number: int) -> str:
@@ -72,7 +77,10 @@ def start(folder: Path, wanted: Manifest) -> Manifest:
         found = Manifest.read(folder)
         found.check(folder, wanted.identity, dim=wanted.dim, dtype=wanted.dtype)
         found.check_files(folder)
-        return _converted(folder, found) if found.version == FIRST_VERSION else found
+        found = _converted(folder, found) if found.version == FIRST_VERSION else found
+        for old in {path.name for path in folder.glob("keys-*")} - {entry.file for entry in found.tables}:
+            (folder / old).unlink()  # it was written anew, or by a run that was killed before the manifest named it
+        return found
     if other := next((p.name for p in folder.iterdir() if not p.name.startswith(".")), None):
         raise ProclipError(f"{folder} is no embedding store (it holds {other!r}): choose another folder")
     wanted.write(folder)
@@ -137,37 +145,31 @@ def index_for_reading(folder: Path, manifest: Manifest) -> KeyIndex:
     return index_of(folder, manifest, write=False)
 
 
-def without_keys(folder: Path, manifest: Manifest, hashes: Ints) -> Manifest:
-    """Take keys out of a store, in one step; the lock is held. Their vectors stay, for other keys may have them too.
+def without_keys(folder: Path, manifest: Manifest, hashes: Ints, number: int) -> Manifest:
+    """The manifest of a store without some keys, not written yet; the lock is held.
 
-    Tables that hold some of them are written anew under another name, so that a reader keeps what it has open.
+    Tables that hold some of them are written anew, under other names. Those of before stay for who reads them, until
+    the store is written the next time (`start`). Vectors stay: other keys may have them too.
 
     Args:
         folder: of the store.
         manifest: its own.
         hashes: [m, 2], of the keys.
+        number: of the first table that is written.
     """
-    gone = KeyIndex.of(hashes, *np.zeros((2, len(hashes)), np.int64))
-    tables = []
-    for number, entry in enumerate(manifest.tables):
+    gone, tables = KeyIndex.of(hashes, *np.zeros((2, len(hashes)), np.int64)), []
+    for entry in manifest.tables:
         table = KeyTable.open(folder / entry.file)
-        kept = np.concatenate([gone.find(part).rows < 0 for part in _parts(table.hashes)])
+        starts = range(0, len(table), LOOKED_UP)
+        kept = np.concatenate([gone.find(table.hashes[begin : begin + LOOKED_UP]).rows < 0 for begin in starts])
         if kept.all():
             tables.append(entry)
-            continue
-        path = folder / (table_name(number, "b") if entry.file == table_name(number) else table_name(number))
-        table.only(kept).write(path)
-        tables.append(TableEntry.of(path, int(kept.sum())))
-    new = replace(manifest, tables=tuple(tables))
-    new.write(folder)
-    for old in {entry.file for entry in manifest.tables} - {entry.file for entry in new.tables}:
-        (folder / old).unlink()
-    return new
-
-
-def _parts(hashes: Ints) -> Iterator[Ints]:
-    """Hashes bit by bit, at least one part."""
-    return (hashes[begin : begin + LOOKED_UP] for begin in range(0, max(len(hashes), 1), LOOKED_UP))
+        elif kept.any():
+            path = folder / table_name(number)
+            table.only(kept).write(path)
+            tables.append(TableEntry.of(path, int(kept.sum())))
+            number += 1
+    return replace(manifest, tables=tuple(tables))
 
 
 def repeated_key(tables: Sequence[KeyTable]) -> str:

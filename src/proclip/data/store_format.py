@@ -161,9 +161,12 @@ class Manifest:
         """All tables of keys; those of the first version are read from its shards.
 
         Raises:
-            ProclipError: one is missing or damaged.
+            ProclipError: one is damaged, or no longer there.
         """
-        tables = [KeyTable.open(folder / entry.file) for entry in self.tables]
+        try:
+            tables = [KeyTable.open(folder / entry.file) for entry in self.tables]
+        except FileNotFoundError as error:
+            raise written_since(error) from None
         if self.version == FIRST_VERSION:
             starts = np.cumsum([0, *(entry.rows for entry in self.shards)])
             tables += [_first_table(folder / e.file, int(s)) for e, s in zip(self.shards, starts, strict=False)]
@@ -200,6 +203,13 @@ class Manifest:
         have = {**self.identity, **{f"stored {name}": getattr(self, name) for name in stored}}
         if differ := identity_difference(want, have):
             raise ProclipError(f"the embeddings at {folder} were made otherwise: {differ}")
+
+
+def written_since(error: FileNotFoundError) -> ProclipError:
+    """What is said where a store that is open has lost a file."""
+    return ProclipError(
+        f"{error.filename} is no longer there: if the store was written since it was opened, open it again"
+    )
 
 
 def pack(embeds: Tensor, dtype: StoreDtype) -> dict[str, Tensor]:

@@ -84,10 +84,10 @@ class StoredRows:
         Args:
             store: of the pictures' vectors.
             samples: n of them.
-            stamps: whether the pictures are looked at, to refuse one that has changed since.
+            stamps: whether the pictures are looked at: one that has changed since counts as absent.
 
         Raises:
-            ProclipError: a picture has changed, or is missing.
+            ProclipError: a picture is missing.
         """
 
         def look_up(own: Samples) -> Iterator[Ints]:
@@ -97,7 +97,7 @@ class StoredRows:
         def compare(own: Samples) -> Iterator[Ints]:
             done = 0
             for chunk in batched(own):
-                yield store.look_up([s.key for s in chunk], [s.stamp() for s in chunk], "picture").numpy()
+                yield store.look_up([s.key for s in chunk], [s.stamp() for s in chunk]).numpy()
                 done += len(chunk)
                 if self._report is not None:
                     self._report(done, len(own))
@@ -133,11 +133,7 @@ class StoredRows:
     def _write(self, name: str, layout: Layout, samples: Samples, width: int, look_up: LookUp) -> str:
         """Write the file, each process its share; its name."""
         assert self.folder is not None
-        layout, draft, file_name = (
-            Layout.of({ROWS: ("I64", (len(samples) * width,))}),
-            self.folder / f".{name}.part",
-            "",
-        )
+        draft, file_name = self.folder / f".{name}.part", ""
         if distributed.is_main():
             make_folder(self.folder)
             layout.create(draft)

@@ -103,10 +103,11 @@ def cached_teacher(
     """The original image tower's embedding of every plain picture, by the sample's key; what is there is kept.
 
     No augmentation: a student that sees a crop is held to the embedding of the whole picture. Pictures that cannot be
-    used have none, as they are not trained on; each new run tries them again. A run that goes on takes what it had.
+    used have none, as they are not trained on; each new run tries them again, and embeds those that have changed. A run
+    that goes on takes what it had.
 
     Raises:
-        ProclipError: the store is of another CLIP, or a picture has changed since.
+        ProclipError: the store is of another CLIP, or a picture is missing.
     """
     identity, there = image_identity(clip), from_main((folder / MANIFEST).is_file())
     if there:
