@@ -170,8 +170,8 @@ def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for layer in options.layers:
         base = options.runs / f"layer{layer}"
-        common = [f"embedder.layer={layer}", f"data.dataset={options.data}", "data.store_dtype=float32"]
-        whole = find_recipe("mini/stage1", [*common, f"data.store={base / 'float32'}"])
+        common = [f"embedder.layer={layer}", f"data.dataset={options.data}"]
+        whole = find_recipe("mini/stage1", [*common, "data.store_dtype=float32", f"data.store={base / 'float32'}"])
         embed_recipes([whole])
         for dtype in DTYPES:
             row: dict[str, Any] = {"layer": layer, "dtype": dtype}
@@ -183,7 +183,8 @@ def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
                 continue
             per_seed = []
             for seed in range(options.seeds):
-                recipe = find_recipe("mini/stage1", [*common, f"data.store={base / dtype}", f"seed={seed}"])
+                own = [f"data.store_dtype={dtype}", f"data.store={base / dtype}", f"seed={seed}"]
+                recipe = find_recipe("mini/stage1", [*common, *own])
                 run = base / f"run-{dtype}-{seed}"
                 train_recipe(replace(recipe, evaluate=None), run)
                 world = tasks_folder(Path(options.data), "dev").only(TASKS)

@@ -233,9 +233,9 @@ def test_none_leaves_out_what_may_be_missing(tmp_path: Path) -> None:
 
 
 def test_how_processes_share_a_stage_changes_no_hash_and_has_limits() -> None:
-    base = {"name": "a", "tune": {"optim": {"lr": 1e-4}}}
-    shared = {"name": "a", "tune": {"optim": {"lr": 1e-4, "parallel": "fsdp"}}}
-    assert config_hash(from_dict(Recipe, shared)) == config_hash(from_dict(Recipe, base))
+    for own in ({"lr": 1e-4}, {}):
+        base, shared = ({"name": "a", "tune": {"optim": {**own, **more}}} for more in ({}, {"parallel": "fsdp"}))
+        assert config_hash(from_dict(Recipe, shared)) == config_hash(from_dict(Recipe, base))
     for changes, name in (
         ({"optim": {"parallel": "fsdp", "autocast": "float16"}}, "optim.autocast"),
         ({"optim": {"parallel": "fsdp"}, "image": {"mode": "lora"}}, "tune.optim.parallel"),

@@ -89,6 +89,10 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
+class AnotherFailed(ProclipError):
+    """This process ends since another one has failed, which says why."""
+
+
 @contextmanager
 def launched() -> Iterator[None]:
     """Join the processes that ``torchrun`` started, if it did, and leave them at the end.
@@ -114,7 +118,7 @@ def launched() -> Iterator[None]:
         )
         yield
     except Exception as error:
-        if failures.add("count", 1) > 1:
+        if isinstance(error, AnotherFailed) or failures.add("count", 1) > 1:
             logger.info("process %d failed after another one", number, exc_info=True)
             with suppress(RuntimeError):  # torchrun stops all processes when one has ended: let the first speak before
                 failures.wait(["said"], SPEAKING)

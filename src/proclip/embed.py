@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import gcd
@@ -212,9 +213,8 @@ def _fill(
 
     The numbers of the last two are known to the main process.
     """
-    work, main, done, truncated = SharedWork(), distributed.is_main(), 0, 0
-    held = lock(folder, wait_seconds) if main else None
-    try:
+    main, done, truncated = distributed.is_main(), 0, 0
+    with SharedWork() as work, lock(folder, wait_seconds) if main else nullcontext():
         if main:
             there = Manifest.read(folder).dim if (folder / MANIFEST).is_file() else dim()
             plan = plan_for(Manifest(identity=dict(identity), dim=there, dtype=dtype))
@@ -229,9 +229,6 @@ def _fill(
             done = int(plan.done().sum())
             truncated = plan.finish()
         work.leave()
-    finally:
-        if held is not None:
-            held.release()
     return plan, done, truncated
 
 

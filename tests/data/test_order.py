@@ -63,6 +63,15 @@ def test_processes_share_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         assert together == wanted[start]
 
 
+def test_a_batch_larger_than_the_data(caplog: pytest.LogCaptureFixture) -> None:
+    """It is made smaller, aloud, and stays a multiple of what it has to be."""
+    assert (Order([Block(50)], 50, seed=0, what="images").batch_size, caplog.messages) == (50, [])
+    assert Order([Block(50)], 64, seed=0, what="images", multiple=4).batch_size == 48
+    assert caplog.messages == ["50 images are fewer than a batch of 64 on each process: batches of 48 are taken"]
+    with pytest.raises(ProclipError, match="7 images are too few for a batch of 8 on each process"):
+        Order([Block(7)], 64, seed=0, what="images", multiple=4)
+
+
 def test_too_little_to_draw() -> None:
     with pytest.raises(ProclipError, match="1 images are too few"):
         Order([Block(1)], batch_size=4, seed=0, what="images")

@@ -228,6 +228,17 @@ def test_joining_by_key_and_what_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "has no column 'fr'; columns: key, de" in capsys.readouterr().err
 
 
+def test_joining_many_columns_with_long_names(tmp_path: Path) -> None:
+    folder, table = write_shards(tmp_path / "shards", samples=2), tmp_path / "t.jsonl"
+    index_folder(folder, workers=1)
+    names = [f"{n:02d}{'x' * 30}" for n in range(12)]
+    table.write_text(json.dumps({"key": "00000/000000000", **{name: f"text of {name}" for name in names}}) + "\n")
+    for _ in range(2):  # the second time into the same file
+        assert run("join", folder, table, "--on", "key", "--columns", ",".join(names)) == 0
+    first = next(one for one in ImageCaptions(folder).samples if one.key == "00000/000000000")
+    assert {name: first.captions[name] for name in names} == {name: f"text of {name}" for name in names}
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_recipe import HEAD
 
 from proclip.config import DataConfig, DistillConfig, EmbedderConfig, Recipe, TuneConfig
-from proclip.data.store import EmbeddingStore
+from proclip.data.store import EmbeddingStore, StoreWriter
 from proclip.models.clip import Clip
 from proclip.models.embedder import Encoded, LazyEmbedder
-from proclip.runs.embed import Rates, embed_recipes
+from proclip.runs.embed import Rates, embed_recipes, of_clip
 
 RECIPE = (
     HEAD
@@ -78,21 +79,36 @@ def test_rates_are_those_of_this_run() -> None:
     assert Rates()(10, 20, 0, 0.0) == ""
 
 
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Callable[[int, Path], subprocess.CompletedProcess[str]]:
+    """``proclip embed`` by so many processes, in small chunks."""
+    small = f"import proclip.data.embed_plan as p; p.WINDOW, p.CHUNK = {(4, 2)}"
+    command = tmp_path / "command.py"
+    command.write_text(f"{small}\nfrom proclip.cli import main\nraise SystemExit(main())\n")
+
+    def run(processes: int, recipe: Path) -> subprocess.CompletedProcess[str]:
+        launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+        return subprocess.run(
+            [*launch, str(command), "embed", str(recipe)],
+            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    return run
+
+
 @pytest.mark.slow
 def test_torchrun_writes_what_one_process_writes(
-    recipe: Recipe, tmp_path: Path, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path
+    torchrun: Callable[[int, Path], subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    tiny_world: Path,
+    tiny_clip_path: Path,
+    tiny_llm_path: Path,
 ) -> None:
     folders = []
     for processes in (1, 2):
         store, path = tmp_path / f"store-{processes}", tmp_path / f"{processes}.toml"
         path.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
-        small = f"import proclip.data.embed_plan as p; p.WINDOW, p.CHUNK = {(4, 2)}"
-        (tmp_path / "command.py").write_text(f"{small}\nfrom proclip.cli import main\nraise SystemExit(main())\n")
-        launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-        done = subprocess.run(
-            [*launch, str(tmp_path / "command.py"), "embed", str(path)],
-            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        done = torchrun(processes, path)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("captions embedded from") == 2  # by one process, of each store
         folders.append(store)
@@ -101,3 +117,19 @@ def test_torchrun_writes_what_one_process_writes(
         for f in folders
     )
     assert one == two
+
+
+def test_a_refusal_is_said_once_by_one_of_two_processes(
+    torchrun: Callable[[int, Path], subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    tiny_world: Path,
+    tiny_clip_path: Path,
+    tiny_llm_path: Path,
+) -> None:
+    path, store = tmp_path / "tiny.toml", tmp_path / "store"
+    path.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
+    with StoreWriter(of_clip(store / "teacher", str(tiny_clip_path)), {"kind": "another"}, 32) as writer:
+        writer.add(["key"], torch.zeros(1, 32))
+    done = torchrun(2, path)
+    assert done.returncode != 0
+    assert done.stderr.count("were made otherwise: ") == 1 and "recvValue" not in done.stderr, done.stderr

@@ -78,6 +78,12 @@ def test_a_caption_changed_since_it_was_embedded(recipe: Path, world: Path, tmp_
     assert main(["train", str(recipe), "--out", str(tmp_path / "run")]) == 0
 
 
+def test_a_store_of_another_format(recipe: Path, tmp_path: Path, error: Fails) -> None:
+    assert main(["embed", str(recipe)]) == 0
+    message = error("train", str(recipe), "--out", str(tmp_path / "run"), "--set", "data.store_dtype=int8")
+    assert "data.store_dtype is 'int8', but the embeddings at" in message and "are 'float16': set it to that" in message
+
+
 def test_a_finished_run_of_other_captions_is_not_reused(
     recipe: Path,
     world: Path,

@@ -263,9 +263,17 @@ def _changed(value: Any) -> Any:
     for f in dataclasses.fields(value):
         own = getattr(value, f.name)
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        if f.metadata.get("hashed", True) and own != default:
+        if f.metadata.get("hashed", True) and not _alike(own, default):
             changed[f.name] = _changed(own)
     return changed
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are equal, but for fields that change no model."""
+    if not dataclasses.is_dataclass(one) or type(one) is not type(other):
+        return bool(one == other)
+    hashed = [f.name for f in dataclasses.fields(one) if f.metadata.get("hashed", True)]
+    return all(_alike(getattr(one, name), getattr(other, name)) for name in hashed)
 
 
 def config_hash(config: Any) -> str:

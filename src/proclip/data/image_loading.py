@@ -65,6 +65,7 @@ class ImageLoader:
         data: limits and settings of reading.
         broken_file: where broken pictures are listed.
         usable: whether the sample of a number has all that its stage needs, else it counts as broken; None: all have.
+        multiple: a divisor of the batch size, which a smaller one for want of images has too.
 
     Raises:
         ProclipError: too few samples.
@@ -81,11 +82,12 @@ class ImageLoader:
         data: DataConfig,
         broken_file: Path | None = None,
         usable: Callable[[int], bool] | None = None,
+        multiple: int = 1,
     ) -> None:
         self.usable = usable
         self.samples, self.captions, self.preprocess, self.config = samples, tuple(captions), preprocess, config
         self.seed, self._chances = seed, _cumulated(captions)
-        self.order = Order([Block(len(p), p.weight) for p in samples.parts], batch_size, seed, "images")
+        self.order = Order([Block(len(p), p.weight) for p in samples.parts], batch_size, seed, "images", multiple)
         images = self.order.steps_per_epoch * self.order.batch_size
         self.broken = BrokenImages(data.max_broken_share, images, broken_file)
         self._at_least = smallest_side(preprocess, config) if data.jpeg_draft else None

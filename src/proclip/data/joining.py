@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ProclipError
+from ..files import make_folder
 from .columns import ROWS_A_BATCH, map_table, repeated, write_table
 from .metadata import PATH_COLUMNS, SPECIAL, read_text_columns
 from .sources import JOINED, Source
@@ -21,6 +23,8 @@ FIRST = 5
 """Values that a message names."""
 NAME = re.compile(r"\w[\w.-]*")
 """What a new column may be called: a name that is part of a file's name, too."""
+LONGEST_NAME = 200
+"""Bytes of a file's name; most systems take 255."""
 TAKEN = frozenset((*SPECIAL, *PATH_COLUMNS))
 """Names that mean something else."""
 LARGE = pa.large_string()
@@ -87,7 +91,7 @@ def join(source: Source, table: Path, on: tuple[str, str], columns: Mapping[str,
     """
     if source.beside is None:
         raise ProclipError(f"{source.where} is not a folder or list of one's own: nothing can be written beside it")
-    file = source.beside / JOINED / f"{'+'.join(sorted(columns))}.arrow"
+    file = source.beside / JOINED / f"{_file_name(columns)}.arrow"
     own = map_table(file).column_names if file.is_file() else []
     if taken := [n for n in columns if n in source.lists or (n in source.texts and n not in own)]:
         raise ProclipError(f"{source.where} has a caption column {taken[0]!r}: give the new one another name, NEW=OLD")
@@ -102,7 +106,7 @@ def join(source: Source, table: Path, on: tuple[str, str], columns: Mapping[str,
             f"no row of {table} belongs to a sample of {source.where}: its {on[1]!r} is such as {values[0].as_py()!r}, "
             f"the samples' {on[0]} such as {ours!r}"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     schema = pa.schema([("key", source.keys.type), *((name, LARGE) for name in columns)])
     write_table(file, schema, _batches(source, places, found, columns, schema))
     absent = np.flatnonzero(pc.is_null(places).to_numpy(zero_copy_only=False))
@@ -138,6 +142,12 @@ def _places(source: Source, on: str, values: pa.Array) -> pa.Array:
 def _index(ours: pa.ChunkedArray, values: pa.Array) -> pa.Array:
     found = pc.index_in(ours.cast(LARGE), value_set=values, skip_nulls=True)
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _file_name(columns: Iterable[str]) -> str:
+    """By the columns' names; by their hash where file systems would refuse that."""
+    name = "+".join(sorted(columns))
+    return name if len(name.encode()) <= LONGEST_NAME else sha256(name.encode()).hexdigest()[:16]
 
 
 def _check_repeats(path: Path, table: pa.Table, on: str) -> None:

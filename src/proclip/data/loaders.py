@@ -137,12 +137,13 @@ class _ImageBatches(ABC, Generic[B]):
         data: DataConfig | None,
         broken_file: Path | None,
         usable: Callable[[int], bool] | None = None,
+        multiple: int = 1,
     ) -> None:
         check_captions(samples, tuple(config.captions))
         self.samples = samples
         self._images = ImageLoader(
             samples, config.captions, preprocess, config.augment, config.batch_size, seed, data or DataConfig(),
-            broken_file, usable,
+            broken_file, usable, multiple,
         )  # fmt: skip
         self.broken = self._images.broken
         self.batch_size, self.steps_per_epoch = self._images.order.batch_size, self._images.order.steps_per_epoch
@@ -206,7 +207,7 @@ class TuneBatches(_ImageBatches[TuneBatch]):
             self._teacher_rows = rows.pictures(teacher, samples)
             _check_teacher(self._teacher_rows, samples, teacher, (data or DataConfig()).max_broken_share)
             usable = self._has_teacher
-        super().__init__(samples, preprocess, config, seed, data, broken_file, usable)
+        super().__init__(samples, preprocess, config, seed, data, broken_file, usable, config.teacher_stride)
         self.llm, self.teacher = llm, teacher
 
     def _has_teacher(self, item: int) -> bool:

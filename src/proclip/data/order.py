@@ -9,6 +9,7 @@ process reads one, and on how many threads, changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -20,6 +21,7 @@ from .. import distributed
 from ..errors import ProclipError
 from ..seeding import generator
 
+_log = logging.getLogger(__name__)
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -106,22 +108,28 @@ class Order:
 
     Args:
         blocks: of the items.
-        batch_size: draws of a batch on each process; smaller where there are not as many.
+        batch_size: draws of a batch on each process; smaller, and a warning, where there are not as many.
         seed: of every epoch's order.
         what: the items, for the message.
+        multiple: a divisor of the batch size, of a smaller one too.
 
     Raises:
-        ProclipError: there are too few for a batch of two on each process.
+        ProclipError: there are too few for a batch of two times `multiple` on each process.
     """
 
-    def __init__(self, blocks: Sequence[Block], batch_size: int, seed: int, what: str) -> None:
+    def __init__(self, blocks: Sequence[Block], batch_size: int, seed: int, what: str, multiple: int = 1) -> None:
         self._blocks, self._seed, self._world = tuple(blocks), seed, distributed.world_size()
         draws = sum(block.draws for block in blocks)
         if none := next((block for block in blocks if not block.draws), None):
             raise ProclipError(f"none of {none.count} {what} would be drawn with a weight of {none.weight:g}: raise it")
-        self.batch_size = min(batch_size, draws // self._world)
-        if self.batch_size < 2:
-            raise ProclipError(f"{draws} {what} are too few for a batch of two on each process")
+        self.batch_size = min(batch_size, draws // self._world // multiple * multiple)
+        if self.batch_size < 2 * multiple:
+            raise ProclipError(f"{draws} {what} are too few for a batch of {2 * multiple} on each process")
+        if self.batch_size < batch_size and distributed.is_main():
+            _log.warning(
+                "%d %s are fewer than a batch of %d on each process: batches of %d are taken",
+                draws, what, batch_size, self.batch_size,
+            )  # fmt: skip
         self.stride = self.batch_size * self._world
         """Draws of a global batch."""
         self.steps_per_epoch = draws // self.stride

@@ -6,8 +6,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, final
+from types import TracebackType
+from typing import Any, Self, final
 
 import torch.distributed as dist
 
@@ -15,14 +17,16 @@ from .. import distributed
 from ..errors import ProclipError
 
 LOOK_SECONDS = 0.05
+HEARING_SECONDS = 5.0
+"""How long a main process that failed waits for the others to hear of it."""
 
 
 @final
 class SharedWork:
     """Counters that all processes of a run see; the identity on one process.
 
-    Every process must make it at the same point. Process 0 keeps the counters, so no process can go on long after it
-    has died.
+    Every process must make it at the same point, and work within its context: where one fails there, the others hear of
+    it. Process 0 keeps the counters, so no process can go on long after it has died.
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,22 @@ class SharedWork:
             dist.broadcast_object_list(port, src=0)
             if self._store is None:
                 self._store = dist.TCPStore(host, port[0], timeout=timedelta(minutes=1))  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store is None or not isinstance(error, Exception) or isinstance(error, distributed.AnotherFailed):
+            return
+        with suppress(RuntimeError, ProclipError):
+            self.add("failed", 1)
+            end = time.monotonic() + HEARING_SECONDS
+            while (
+                distributed.is_main() and self.add("heard", 0) < distributed.world_size() - 1 and time.monotonic() < end
+            ):
+                time.sleep(LOOK_SECONDS)  # the counters end with it
 
     def add(self, name: str, count: int) -> int:
         """Add to a counter; its value afterwards.
@@ -54,6 +74,7 @@ class SharedWork:
     def units(self, count: int) -> Iterator[int]:
         """Numbers below `count`, each given to one process only, whichever asks first."""
         while (number := self.add("units", 1) - 1) < count:
+            self._listen()
             yield number
 
     def reach(self, name: str, count: int = 1) -> None:
@@ -64,7 +85,18 @@ class SharedWork:
     def wait(self, name: str, count: int = 1) -> None:
         """Wait until a counter has a value; a signal can interrupt it."""
         while self.add(name, 0) < count:
+            self._listen()
             time.sleep(LOOK_SECONDS)
+
+    def _listen(self) -> None:
+        """Stop where another process has failed.
+
+        Raises:
+            AnotherFailed: one has.
+        """
+        if self.add("failed", 0):
+            self.add("heard", 1)
+            raise distributed.AnotherFailed("another process of this run has failed, this one ends too")
 
     def leave(self) -> None:
         """The end: no process goes on before process 0 is here, and that one not before all have heard so."""

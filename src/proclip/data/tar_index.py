@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..errors import ProclipError
-from ..files import parse_json
+from ..files import make_folder, parse_json
 from .columns import ROWS_A_BATCH, map_table, write_table
 from .metadata import SPECIAL
 from .tar_members import PICTURES, CutShort, Member, members_of
@@ -123,7 +123,7 @@ def index_folder(
         hint = f"; {other[0]} cannot be read at any place: unpack it to .tar" if other else ""
         raise ProclipError(f"{folder} holds no tar archives (*.tar){hint}")
     _check_none_gone(folder)
-    (folder / INDEX).mkdir(exist_ok=True)
+    make_folder(folder / INDEX)
     chosen = _fields_before(shards) if fields is None else tuple(sorted(set(fields)))
     todo = [shard for shard in shards if not _is_current(shard, chosen)]
     if todo and fields:

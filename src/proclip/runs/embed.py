@@ -155,7 +155,8 @@ def _add(
         counts = embed_captions(captions, embedder, folder, dtype, skip, report, size, replace)
     if distributed.is_main():
         cut = f", {counts.truncated} of them cut ({counts.truncated / counts.texts:.1%})" if counts.texts else ""
-        line = f"{what}: {counts.rows} captions embedded from {counts.texts} texts{cut}; {counts.kept} were in {folder}"
+        new = f"{counts.rows} captions embedded from {counts.texts} texts{cut}"
+        line = f"{what}: {new} into {folder}; {counts.kept} were there, or repeat"
         Console(stderr=True).print(line, highlight=False, soft_wrap=True)
     return counts
 

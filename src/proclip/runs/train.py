@@ -246,6 +246,11 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
         raise ProclipError(f"{llm.folder} was written by another embedder than recipe {recipe.name!r} names: {differ}")
+    if llm.dtype != (dtype := recipe.data.store_dtype):
+        raise ProclipError(
+            f"data.store_dtype is {dtype!r}, but the embeddings at {llm.folder} are {llm.dtype!r}: set it to that, or "
+            "embed into another data.store"
+        )
     inputs = {"clip": clip.identity["sha256"], **llm.identity, **_data_digests(recipe, data)}
     if recipe.init:
         inputs["init"] = digest_of(checkpoint_folder(recipe.init))
