@@ -70,7 +70,7 @@ def test_from_shards_to_a_model(
     assert main(["embed", str(recipe)]) == 0
     assert main(["train", str(recipe), "--out", str(run)]) == 0
     said = capsys.readouterr().err
-    assert "'0/0003' is broken, '" in said and "images were broken, and others took their place" in said
+    assert "'0/0003' is broken, '" in said and "broken images, in whose place others were taken: " in said
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     tuned = {row["step"] for row in rows if row["stage"] == "tune"}
     assert tuned == set(range(1, 9))  # 11 shard samples have both columns, the folder's rows lack one: 16 draws of 1.5

@@ -78,7 +78,7 @@ def test_broken_pictures_of_all_processes_are_counted(tmp_path: Path, tiny_world
     assert done.returncode == 0, done.stderr
     listed = sorted(run.glob("broken_images*"))
     assert [path.name for path in listed] == ["broken_images.rank0.jsonl", "broken_images.rank1.jsonl"]
-    assert f"3 images were broken, and others took their place: {listed[0]}, {listed[1]}" in done.stderr
+    assert f"broken images, in whose place others were taken: 3; {listed[0]}, {listed[1]}" in done.stderr
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert max(row.get("broken_images", 0) for row in rows) == 3
 

@@ -118,9 +118,9 @@ class ImageLoader:
             draw = order[place if number == 0 else (place + self.order.stride + number - 1) % len(order)]
             sample = self.samples[draw.item]
             try:
+                pixels = self._pixels(sample, draw, epoch)  # first, for what it says of one that is broken
                 if self.usable is not None and not self.usable(draw.item):
                     raise ProclipError(f"{sample.picture} could not be used when the teacher embedded the pictures")
-                pixels = self._pixels(sample, draw, epoch)
             except ProclipError as error:
                 first = first or (sample.key, str(error))
                 continue

@@ -188,7 +188,7 @@ def _counting(broken: BrokenImages, log: LogConfig) -> Hook:
 def _say_broken(broken: BrokenImages, folder: Path) -> None:
     if count := broken.total():
         files = ", ".join(map(str, files_like(folder / BROKEN)))
-        say(f"{count:,} images were broken, and others took their place: {files}")
+        say(f"broken images, in whose place others were taken: {count:,}; {files}")
 
 
 def _pretrain(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
