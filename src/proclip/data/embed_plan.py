@@ -356,5 +356,5 @@ def _check_room(folder: Path, values: int, dtype: str) -> None:
     if needed > free:
         raise ProclipError(
             f"{folder}: {needed / 1e9:,.1f} GB of vectors are to come and {free / 1e9:,.1f} GB are free: make room, or "
-            "choose a smaller data.store_dtype"
+            "choose a smaller data.store_dtype for a new store"
         )
