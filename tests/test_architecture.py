@@ -84,7 +84,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
 def test_command_line() -> None:
     assert options_of(build_parser()) == {
         "mini": ["-h", "--help", "--out"],
-        "embed": ["-h", "--help", "recipe", "--set"],
+        "embed": ["-h", "--help", "recipe", "--set", "--replace"],
         "train": ["-h", "--help", "recipe", "--set", "--out"],
         "align": ["-h", "--help", "--clip", "--embedder", "--data", "--captions", "--out", "--set", "--trust-images"],
         "eval": [

@@ -47,9 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart = verbs.add_parser("quickstart", help="the whole method on the mini world: table and report")
     quickstart.add_argument("--out", type=Path, help="folder (default: runs/quickstart, or runs/quickstart-short)")
     quickstart.add_argument("--seed", type=int, default=0, help="of every run (default: %(default)s)")
-    quickstart.add_argument(
-        "--short", action="store_true", help="a fraction of the work: shows that it runs, no figures"
-    )
+    quickstart.add_argument("--short", action="store_true", help="a fraction of the work: it runs, no figures")
 
     ablate = verbs.add_parser("ablate", help="the paper's component and lambda tables on the mini world, several seeds")
     ablate.add_argument(

@@ -240,8 +240,8 @@ def _fit_input_norm(adapter: Adapter, first: DistillBatches | TuneBatches, check
         adapter.fit_input_norm(first.training_llm_embeds())
 
 
-def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
-    clip = load_clip(recipe.clip)
+def _llm_store(recipe: Recipe) -> EmbeddingStore:
+    """The LLM's embeddings, as the recipe says that they were made."""
     llm = EmbeddingStore.open(Path(recipe.data.store) / "llm")
     wanted = settings_of(recipe.embedder)
     if differ := identity_difference(wanted, {k: v for k, v in llm.identity.items() if k != "files"}):
@@ -251,6 +251,12 @@ def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logge
             f"data.store_dtype is {dtype!r}, but the embeddings at {llm.folder} are {llm.dtype!r}: set it to that, or "
             "embed into another data.store"
         )
+    return llm
+
+
+def _align(recipe: Recipe, data: ImageCaptions, folder: Path, device: str, logger: MetricLogger) -> None:
+    clip = load_clip(recipe.clip)
+    llm = _llm_store(recipe)
     inputs = {"clip": clip.identity["sha256"], **llm.identity, **_data_digests(recipe, data)}
     if recipe.init:
         inputs["init"] = digest_of(checkpoint_folder(recipe.init))
