@@ -79,14 +79,18 @@ def test_rates_are_those_of_this_run() -> None:
     assert Rates()(10, 20, 0, 0.0) == ""
 
 
+Torchrun = Callable[[int, Path], subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
-def torchrun(tmp_path: Path) -> Callable[[int, Path], subprocess.CompletedProcess[str]]:
-    """``proclip embed`` by so many processes, in small chunks."""
+def torchrun(tmp_path: Path, tiny_world: Path, tiny_clip_path: Path, tiny_llm_path: Path) -> Torchrun:
+    """``proclip embed`` by so many processes into a folder of stores, in small chunks."""
     small = f"import proclip.data.embed_plan as p; p.WINDOW, p.CHUNK = {(4, 2)}"
-    command = tmp_path / "command.py"
+    command, recipe = tmp_path / "command.py", tmp_path / "tiny.toml"
     command.write_text(f"{small}\nfrom proclip.cli import main\nraise SystemExit(main())\n")
 
-    def run(processes: int, recipe: Path) -> subprocess.CompletedProcess[str]:
+    def run(processes: int, store: Path) -> subprocess.CompletedProcess[str]:
+        recipe.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
         launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         return subprocess.run(
             [*launch, str(command), "embed", str(recipe)],
@@ -97,18 +101,11 @@ def torchrun(tmp_path: Path) -> Callable[[int, Path], subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_torchrun_writes_what_one_process_writes(
-    torchrun: Callable[[int, Path], subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-    tiny_world: Path,
-    tiny_clip_path: Path,
-    tiny_llm_path: Path,
-) -> None:
+def test_torchrun_writes_what_one_process_writes(torchrun: Torchrun, tmp_path: Path) -> None:
     folders = []
     for processes in (1, 2):
-        store, path = tmp_path / f"store-{processes}", tmp_path / f"{processes}.toml"
-        path.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
-        done = torchrun(processes, path)
+        store = tmp_path / f"store-{processes}"
+        done = torchrun(processes, store)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("captions embedded from") == 2  # by one process, of each store
         folders.append(store)
@@ -120,16 +117,10 @@ def test_torchrun_writes_what_one_process_writes(
 
 
 def test_a_refusal_is_said_once_by_one_of_two_processes(
-    torchrun: Callable[[int, Path], subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-    tiny_world: Path,
-    tiny_clip_path: Path,
-    tiny_llm_path: Path,
+    torchrun: Torchrun, tmp_path: Path, tiny_clip_path: Path
 ) -> None:
-    path, store = tmp_path / "tiny.toml", tmp_path / "store"
-    path.write_text(RECIPE.format(clip=tiny_clip_path, llm=tiny_llm_path, world=tiny_world, store=store))
-    with StoreWriter(of_clip(store / "teacher", str(tiny_clip_path)), {"kind": "another"}, 32) as writer:
+    with StoreWriter(of_clip(tmp_path / "teacher", str(tiny_clip_path)), {"kind": "another"}, 32) as writer:
         writer.add(["key"], torch.zeros(1, 32))
-    done = torchrun(2, path)
+    done = torchrun(2, tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("were made otherwise: ") == 1 and "recvValue" not in done.stderr, done.stderr

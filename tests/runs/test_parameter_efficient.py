@@ -122,9 +122,7 @@ def test_the_cached_teacher_is_the_original_tower_on_plain_pictures(
     status = picture.stat()
     os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     try:
-        assert (
-            run(recipe, tmp_path / "three", [*SETTINGS["cached"], "seed=2"]) == 0
-        )  # one that changed is embedded anew
+        assert run(recipe, tmp_path / "three", [*SETTINGS["cached"], "seed=2"]) == 0  # that one is embedded anew
     finally:
         os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "embeddings of 1 plain pictures" in capsys.readouterr().err

@@ -49,13 +49,11 @@ class SharedWork:
     ) -> None:
         if self._store is None or not isinstance(error, Exception) or isinstance(error, distributed.AnotherFailed):
             return
+        others, end = distributed.world_size() - 1 if distributed.is_main() else 0, time.monotonic() + HEARING_SECONDS
         with suppress(RuntimeError, ProclipError):
             self.add("failed", 1)
-            end = time.monotonic() + HEARING_SECONDS
-            while (
-                distributed.is_main() and self.add("heard", 0) < distributed.world_size() - 1 and time.monotonic() < end
-            ):
-                time.sleep(LOOK_SECONDS)  # the counters end with it
+            while self.add("heard", 0) < others and time.monotonic() < end:
+                time.sleep(LOOK_SECONDS)  # the counters end with the main process
 
     def add(self, name: str, count: int) -> int:
         """Add to a counter; its value afterwards.

@@ -160,7 +160,7 @@ def without_keys(folder: Path, manifest: Manifest, hashes: Ints, number: int) ->
     gone, tables = KeyIndex.of(hashes, *np.zeros((2, len(hashes)), np.int64)), []
     for entry in manifest.tables:
         table = KeyTable.open(folder / entry.file)
-        starts = range(0, len(table), LOOKED_UP)
+        starts = range(0, max(len(table), 1), LOOKED_UP)
         kept = np.concatenate([gone.find(table.hashes[begin : begin + LOOKED_UP]).rows < 0 for begin in starts])
         if kept.all():
             tables.append(entry)
