@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -32,9 +33,16 @@ settings.load_profile("shared machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from tests that do not ask for one: several processes of one machine then share its CPU, as in CI."""
-    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+    """Hide GPUs and hubs from tests that do not ask for them.
+
+    Several processes of one machine then share its CPU, as in CI, and no hub is asked again and again where none answers.
+    """
+    asked = config.option.markexpr.replace("not gpu", "").replace("not network", "")
+    if "gpu" not in asked:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if "network" not in asked:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        huggingface_hub.constants.HF_HUB_OFFLINE = True  # read from the environment before this
 
 
 def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:
