@@ -35,7 +35,8 @@ settings.load_profile("shared machine")
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs and hubs from tests that do not ask for them.
 
-    Several processes of one machine then share its CPU, as in CI, and no hub is asked again and again where none answers.
+    Several processes of one machine then share its CPU, as in CI, and no hub is asked again and again where none
+    answers.
     """
     asked = config.option.markexpr.replace("not gpu", "").replace("not network", "")
     if "gpu" not in asked:
