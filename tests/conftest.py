@@ -59,6 +59,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_assets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is unpacked for a test is not left in the user's cache."""
+    huggingface_hub.constants.HF_ASSETS_CACHE = str(tmp_path_factory.mktemp("assets"))
+
+
 @pytest.fixture(scope="session")
 def torchvision_operators() -> Iterator[None]:
     """open_clip can be imported: from torchvision as installed, or from the folder that PROCLIP_OPEN_CLIP names.

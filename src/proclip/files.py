@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that it is there whole or not at all, even after a power cut."""
     with replacing(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Call `fill` on a folder; where `folder` is new or empty, on a draft that then takes its place.
+
+    A folder that holds something is filled in place: `fill` must replace each file atomically.
+
+    Raises:
+        ProclipError: the folder cannot be made, as where a file is in its place.
+    """
+    folder = folder.resolve()
+    if folder.is_file():
+        raise ProclipError(f"the folder {folder} cannot be made: a file is in its place")
+    if folder.is_dir() and any(folder.iterdir()):
+        fill(folder)
+        return
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    make_folder(draft)
+    try:
+        fill(draft)
+        if folder.is_dir():
+            folder.rmdir()
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, values: Any) -> None:

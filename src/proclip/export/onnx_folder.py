@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ..config import to_dict
 from ..errors import ProclipError
-from ..files import write_json
+from ..files import write_folder, write_json
 from ..models.clip import Clip
 from ..models.proclip import ProCLIP
-from ..models.saving import write_folder
 from ..onnx.manifest import FILE, AdapterPart, ImagePart, Manifest, Precision
 from ..onnx.model import load
 from .embedder_part import Embedder, check_tokens, describe, graph_of, load_in_float32, write_tokenizer

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -24,6 +25,7 @@ from .packing import WIDTH, pack_rows, plan
 from .pooling import last_token_pool, mean_pool
 from .self_check import CHECK_TEXTS, Settings, difference, tolerance
 from .token_rows import TokenRow, pad_rows, plain_rows
+from .unpacked_gguf import Loaded, load_unpacked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,40 +33,49 @@ if TYPE_CHECKING:
 POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean_pool, "last_token": last_token_pool}
 
 
-def load_causal_lm(
-    config: EmbedderConfig, source: EmbedderSource, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(config: EmbedderConfig, source: EmbedderSource, device: str) -> Loaded:
     """The model without its language-modelling head, adapters merged, and its tokenizer.
 
     Raises:
         ProclipError: a package that the files need is missing, they do not load or lack weights, or what they hold
             reads no texts alone.
     """
+    weights = weight_options(config, device)
+
+    def load(folder: Path, gguf_file: str | None) -> Loaded:
+        return _from_files(config, folder, gguf_file, weights)
+
+    if source.gguf_file is None:
+        model, tokenizer = load(source.folder, None)
+    else:
+        require_packages(["gguf", "accelerate"], "a GGUF file", "llm")
+        model, tokenizer = load_unpacked(source.folder / source.gguf_file, weights["dtype"], load)
+    model.config.use_cache = False
+    model = model if "device_map" in weights else model.to(device)  # type: ignore[arg-type]
+    _check_decoder(model, config)
+    return merge_adapters(model, source.adapters), tokenizer
+
+
+def _from_files(config: EmbedderConfig, folder: Path, gguf_file: str | None, weights: dict[str, Any]) -> Loaded:
+    """Of a folder's safetensors, or of the GGUF file in it."""
     import transformers
 
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    weights = weight_options(config, device)
-    if source.gguf_file is None:
-        weights["use_safetensors"] = True
+    if gguf_file is None:
+        weights = {**weights, "use_safetensors": True}
     else:
-        require_packages(["gguf", "accelerate"], "a GGUF file", "llm")
-        options["gguf_file"] = source.gguf_file
+        options["gguf_file"] = gguf_file
         if hasattr(transformers, "GgufConfig"):
             # Versions that have it keep weights packed and look for kernels on the hub unless told otherwise.
-            weights["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with naming_faults(f"embedder.model {config.model!r}: its tokenizer does not load", source.folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **options)
+            weights = {**weights, "quantization_config": transformers.GgufConfig(dequantize=True)}
+    with naming_faults(f"embedder.model {config.model!r}: its tokenizer does not load", folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         tokenizer("a")
-    with naming_faults(f"embedder.model {config.model!r} does not load", source.folder):
-        model, found = transformers.AutoModel.from_pretrained(
-            source.folder, output_loading_info=True, **options, **weights
-        )
+    with naming_faults(f"embedder.model {config.model!r} does not load", folder):
+        model, found = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options, **weights)
     if absent := sorted(found["missing_keys"]):
         raise ProclipError(f"embedder.model {config.model!r} lacks {len(absent)} weights, such as {absent[0]}")
-    model.config.use_cache = False
-    model = model if "device_map" in weights else model.to(device)
-    _check_decoder(model, config)
-    return merge_adapters(model, source.adapters), tokenizer
+    return model, tokenizer
 
 
 @torch.inference_mode()

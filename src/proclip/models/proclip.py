@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import EmbedderConfig, from_dict, to_dict
 from ..errors import ProclipError
-from ..files import write_atomically, write_json
+from ..files import write_atomically, write_folder, write_json
 from .adapter import Adapter
 from .card import model_card
 from .clip import checkpoint_folder
@@ -33,7 +33,6 @@ from .saving import (
     pinned_embedder,
     pinned_revision,
     placed_embedder,
-    write_folder,
     write_tensors,
 )
 from .towers import ImageTower, build_image_tower

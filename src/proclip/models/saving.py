@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,39 +12,13 @@ from torch import Tensor
 
 from ..config import EmbedderConfig
 from ..errors import ProclipError
-from ..files import make_folder, replacing
+from ..files import replacing, write_folder
 from .embedder import embedder_identity, identity_difference
 from .embedder_source import locate, settings_of
 from .hub import COMMIT, commit_of, lasting_name, local_file
 
 EMBEDDER_FOLDER = "embedder"
 EMBEDDER_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Call `fill` on a folder; where `folder` is new or empty, on a draft that then takes its place.
-
-    A folder that holds something is filled in place: `fill` must replace each file atomically.
-
-    Raises:
-        ProclipError: the folder cannot be made, as where a file is in its place.
-    """
-    folder = folder.resolve()
-    if folder.is_file():
-        raise ProclipError(f"the folder {folder} cannot be made: a file is in its place")
-    if folder.is_dir() and any(folder.iterdir()):
-        fill(folder)
-        return
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    make_folder(draft)
-    try:
-        fill(draft)
-        if folder.is_dir():
-            folder.rmdir()
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

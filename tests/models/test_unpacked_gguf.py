@@ -1,0 +1,134 @@
+"""A GGUF file's model is read once and kept: the same weights and tokens, and never one of another file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from proclip.config import EmbedderConfig
+from proclip.errors import ProclipError
+from proclip.models import unpacked_gguf
+from proclip.models.embedder import load_embedder
+from proclip.models.unpacked_gguf import Loaded, load_unpacked
+
+
+class Reader:
+    """Loads the tiny LLM in a GGUF file's place, and remembers from where each time."""
+
+    def __init__(self, llm: Path) -> None:
+        self.llm, self.read = llm, list[str | None]()
+
+    def __call__(self, folder: Path, gguf_file: str | None) -> Loaded:
+        self.read.append(gguf_file)
+        source = folder if gguf_file is None else self.llm
+        try:
+            return AutoModel.from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
+        except Exception as error:
+            raise ProclipError(f"does not load: {error}") from error
+
+
+@pytest.fixture
+def reader(tiny_llm_path: Path) -> Reader:
+    return Reader(tiny_llm_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "of.Q4_1.gguf"
+    path.write_bytes(b"GGUF and weights")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    return tmp_path / "assets" / "proclip" / "gguf"
+
+
+def folders(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_it_is_read_once(reader: Reader, file: Path, cache: Path) -> None:
+    (model, tokenizer), (again, its) = (load_unpacked(file, torch.float32, reader) for _ in range(2))
+    assert reader.read == [file.name, None] and len(folders(cache)) == 1
+    assert folders(cache)[0].name.startswith("of.Q4_1-")
+    assert {n: t.tolist() for n, t in model.state_dict().items()} == {
+        n: t.tolist() for n, t in again.state_dict().items()
+    }
+    assert its("a red bar")["input_ids"] == tokenizer("a red bar")["input_ids"]
+
+
+def test_what_is_kept_is_of_this_file_precision_and_version(
+    reader: Reader, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_unpacked(file, torch.float32, reader)
+    load_unpacked(file, torch.bfloat16, reader)
+    file.write_bytes(b"GGUF and WEIGHTS")  # of the same size
+    load_unpacked(file, torch.float32, reader)
+    monkeypatch.setattr("transformers.__version__", "9.0")
+    load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name] * 4 and len(folders(cache)) == 4
+
+
+def test_damage_is_mended(reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_unpacked(file, torch.float32, reader)
+    weights = folders(cache)[0] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    load_unpacked(file, torch.float32, reader)
+    load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name, None, file.name, None] and "is unpacked anew" in caplog.text
+
+
+def test_a_fault_of_the_file_is_said_and_nothing_kept(reader: Reader, file: Path, cache: Path, tmp_path: Path) -> None:
+    reader.llm = tmp_path
+    with pytest.raises(ProclipError, match="does not load"):
+        load_unpacked(file, torch.float32, reader)
+    assert not folders(cache)
+
+
+def test_without_a_place_it_is_read_each_time(
+    reader: Reader, file: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "assets").write_text("no folder")
+    for _ in range(2):
+        load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name] * 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert f"{file} is read whole at every start" in caplog.text
+
+
+def test_a_full_disk_costs_only_the_copy(
+    reader: Reader, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(loaded: Loaded, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unpacked_gguf, "_save", full)
+    model, _ = load_unpacked(file, torch.float32, reader)
+    assert model.config.hidden_size == 16 and "No space left" in caplog.text and not folders(cache)
+
+
+def test_a_large_file_is_not_unpacked(reader: Reader, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacked_gguf, "AT_MOST", 3)
+    for _ in range(2):
+        load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name] * 2 and not cache.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_smollm2(dtype: str, cache: Path) -> None:
+    pytest.importorskip("gguf")
+    config = EmbedderConfig(layer=3, dtype=dtype)  # type: ignore[arg-type]
+    texts = ["a red bar", "ein grünes Quadrat", "  x  y", "赤い家"]
+    first = load_embedder(config).encode(texts)
+    assert len(folders(cache)) == 1
+    again = load_embedder(config).encode(texts)
+    assert torch.equal(again.embeds, first.embeds) and torch.equal(again.tokens, first.tokens)
