@@ -1,4 +1,4 @@
-"""GGUF models unpacked once: transformers takes half a minute to read a small one, under a second for what it becomes."""
+"""GGUF models unpacked once: transformers takes half a minute to read one, and less than a second for the unpacked."""
 
 from __future__ import annotations
 
