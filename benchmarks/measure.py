@@ -185,7 +185,7 @@ def _peak(threads: int, make: Callable[..., Callable[[], object]], arguments: Se
         "peak": round(peak / 1024, 1),
         "added": round((peak - before) / 1024, 1),
         "anonymous": round(max(seen) / 1024, 1),
-        "seconds": round(seconds, 3),
+        "seconds": _rounded(seconds),
     }
 
 

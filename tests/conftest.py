@@ -33,15 +33,14 @@ settings.load_profile("shared machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs and hubs from tests that do not ask for them.
-
-    Several processes of one machine then share its CPU, as in CI, and no hub is asked again and again where none
-    answers.
-    """
-    asked = config.option.markexpr.replace("not gpu", "").replace("not network", "")
-    if "gpu" not in asked:
+    """Hide GPUs from tests that do not ask for one: several processes of one machine then share its CPU, as in CI."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if "network" not in asked:
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hide the hub where no test asks for it: else it is asked again and again, with pauses, where none answers."""
+    if not any(item.get_closest_marker("network") for item in session.items):
         os.environ["HF_HUB_OFFLINE"] = "1"
         huggingface_hub.constants.HF_HUB_OFFLINE = True  # read from the environment before this
 
@@ -62,7 +61,7 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def own_assets(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is unpacked for a test is not left in the user's cache."""
-    huggingface_hub.constants.HF_ASSETS_CACHE = str(tmp_path_factory.mktemp("assets"))
+    os.environ["HF_ASSETS_CACHE"] = huggingface_hub.constants.HF_ASSETS_CACHE = str(tmp_path_factory.mktemp("assets"))
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import resource
+import shutil
+import signal
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from filelock import FileLock
+from transformers import AutoModel, AutoTokenizer, Qwen2Tokenizer
 
 from proclip.config import EmbedderConfig
 from proclip.errors import ProclipError
 from proclip.models import unpacked_gguf
 from proclip.models.embedder import load_embedder
-from proclip.models.unpacked_gguf import Loaded, load_unpacked
+from proclip.models.embedder_source import SMOLLM2_FILE, EmbedderSource
+from proclip.models.unpacked_gguf import Loaded, is_smollm2, load_unpacked
 
 
 class Reader:
@@ -71,25 +76,76 @@ def test_what_is_kept_is_of_this_file_precision_and_version(
     load_unpacked(file, torch.bfloat16, reader)
     file.write_bytes(b"GGUF and WEIGHTS")  # of the same size
     load_unpacked(file, torch.float32, reader)
-    monkeypatch.setattr("transformers.__version__", "9.0")
+    monkeypatch.setattr(unpacked_gguf, "version", lambda name: "9.0")
     load_unpacked(file, torch.float32, reader)
     assert reader.read == [file.name] * 4 and len(folders(cache)) == 4
 
 
-def test_damage_is_mended(reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_mended(reader: Reader, file: Path, cache: Path) -> None:
     load_unpacked(file, torch.float32, reader)
     weights = folders(cache)[0] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
+    (folders(cache)[0] / "left").write_text("of another time")
+    for _ in range(2):
+        load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name, file.name, None] and not (folders(cache)[0] / "left").exists()
+
+
+def test_what_cannot_be_read_is_left_alone(
+    reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load_unpacked(file, torch.float32, reader)
+
+    def load(folder: Path, gguf_file: str | None) -> Loaded:
+        if gguf_file is None:
+            raise ProclipError("Permission denied")
+        return reader(folder, gguf_file)
+
+    load_unpacked(file, torch.float32, load)
+    assert f"{folders(cache)[0]} is not used: Permission denied" in caplog.text
     load_unpacked(file, torch.float32, reader)
-    assert reader.read == [file.name, None, file.name, None] and "is unpacked anew" in caplog.text
+    assert reader.read == [file.name, file.name, None]
+
+
+def test_all_may_read_what_their_umask_lets_them(reader: Reader, file: Path, cache: Path) -> None:
+    load_unpacked(file, torch.float32, reader)
+    modes = {path.stat().st_mode & 0o777 for path in folders(cache)[0].iterdir()}
+    (cache / "new").touch()
+    assert modes == {(cache / "new").stat().st_mode & 0o777}
+
+
+def test_one_that_another_process_writes_is_left_to_it(reader: Reader, file: Path, cache: Path) -> None:
+    load_unpacked(file, torch.float32, reader)
+    (folder,) = folders(cache)
+    shutil.rmtree(folder)
+    with FileLock(f"{folder}.lock"):
+        load_unpacked(file, torch.float32, reader)
+    assert reader.read == [file.name] * 2 and not folder.exists()
+
+
+def test_a_tokenizer_that_does_not_come_back_is_not_kept(
+    reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(folder: Path, gguf_file: str | None) -> Loaded:
+        model, tokenizer = reader(folder, gguf_file)
+        return model, Qwen2Tokenizer(vocab=tokenizer.get_vocab(), merges=[])
+
+    def with_another(folder: Path, gguf_file: str | None) -> Loaded:
+        model, tokenizer = load(folder, gguf_file)
+        tokenizer.backend_tokenizer.normalizer = None
+        return model, tokenizer
+
+    load_unpacked(file, torch.float32, with_another)
+    assert "its tokenizer is another one when it is read back" in caplog.text and not folders(cache)
+    load_unpacked(file, torch.float32, load)
+    assert len(folders(cache)) == 1
 
 
 def test_a_fault_of_the_file_is_said_and_nothing_kept(reader: Reader, file: Path, cache: Path, tmp_path: Path) -> None:
     reader.llm = tmp_path
     with pytest.raises(ProclipError, match="does not load"):
         load_unpacked(file, torch.float32, reader)
-    assert not folders(cache)
+    assert not cache.exists()
 
 
 def test_without_a_place_it_is_read_each_time(
@@ -104,22 +160,24 @@ def test_without_a_place_it_is_read_each_time(
 
 
 def test_a_full_disk_costs_only_the_copy(
-    reader: Reader, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(loaded: Loaded, folder: Path) -> None:
-        (folder / "config.json").write_text("{}")
-        raise OSError(28, "No space left on device")
+    """The weights do not fit; what safetensors raises then is no OSError."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        model, _ = load_unpacked(file, torch.float32, reader)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert model.config.hidden_size == 16 and "it cannot be kept unpacked" in caplog.text and not folders(cache)
 
-    monkeypatch.setattr(unpacked_gguf, "_save", full)
-    model, _ = load_unpacked(file, torch.float32, reader)
-    assert model.config.hidden_size == 16 and "No space left" in caplog.text and not folders(cache)
 
-
-def test_a_large_file_is_not_unpacked(reader: Reader, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpacked_gguf, "AT_MOST", 3)
-    for _ in range(2):
-        load_unpacked(file, torch.float32, reader)
-    assert reader.read == [file.name] * 2 and not cache.exists()
+def test_only_smollm2_alone_is_unpacked(tmp_path: Path) -> None:
+    assert is_smollm2(EmbedderSource(tmp_path, SMOLLM2_FILE))
+    assert not is_smollm2(EmbedderSource(tmp_path, "other.gguf")) and not is_smollm2(EmbedderSource(tmp_path, None))
+    (tmp_path / "tokenizer_config.json").touch()
+    assert not is_smollm2(EmbedderSource(tmp_path, SMOLLM2_FILE))
 
 
 @pytest.mark.slow
@@ -127,7 +185,7 @@ def test_a_large_file_is_not_unpacked(reader: Reader, file: Path, cache: Path, m
 def test_smollm2(dtype: str, cache: Path) -> None:
     pytest.importorskip("gguf")
     config = EmbedderConfig(layer=3, dtype=dtype)  # type: ignore[arg-type]
-    texts = ["a red bar", "ein grünes Quadrat", "  x  y", "赤い家"]
+    texts = ["a red bar", "ein grünes Quadrat", "  x  y", "赤い家", "cafe\u0301", "<|im_start|>user"]
     first = load_embedder(config).encode(texts)
     assert len(folders(cache)) == 1
     again = load_embedder(config).encode(texts)

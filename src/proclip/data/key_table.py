@@ -24,6 +24,8 @@ INDEX = "index.safetensors"
 PARTS = 16
 """Hashes are sorted in so many parts by their first bits, so that the work needs little memory."""
 DECODED = 1 << 16
+LOOKED_UP = 1 << 16
+"""Keys for one `KeyIndex.find`: sorted, so many read an index of six million in half the time of 4,096 at a time."""
 
 
 def digests(texts: Iterable[str]) -> Ints:

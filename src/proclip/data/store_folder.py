@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ProclipError
 from ..files import make_folder
-from .key_table import Ints, KeyIndex, KeyTable
+from .key_table import LOOKED_UP, Ints, KeyIndex, KeyTable
 from .store_format import AGAIN, FIRST_VERSION, MANIFEST, VERSION, Manifest, TableEntry
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
-LOOKED_UP = 1 << 16
-"""Keys of a table that are looked up together."""
 
 
 def table_name(number: int) -> str:

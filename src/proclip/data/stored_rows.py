@@ -13,10 +13,10 @@ import numpy as np
 from .. import distributed
 from ..errors import ProclipError
 from ..files import make_folder, name_file
-from .columns import batched
+from .columns import ROWS_A_BATCH, batched
 from .dataset import Samples
 from .embed_plan import Skip
-from .key_table import Ints
+from .key_table import LOOKED_UP, Ints
 from .mapped_file import PAGE, Layout, map_tensors
 from .store import EmbeddingStore, caption_key
 from .store_format import hash_of
@@ -26,8 +26,6 @@ Report = Callable[[int, int], None]
 LookUp = Callable[[Samples], Iterator[Ints]]
 """Rows of some samples, bit by bit."""
 ROWS = "rows"
-A_LOOK = 1 << 16
-"""Captions looked up at a time: sorted by hash, they read ten million keys' index nearly as quickly as a small one."""
 ALIGNED = PAGE // np.dtype(np.int64).itemsize
 """Samples whose rows are whole pages of the file, so that no two processes write into one."""
 
@@ -65,7 +63,7 @@ class StoredRows:
 
         def look_up(own: Samples) -> Iterator[Ints]:
             done, total = 0, len(own) * len(columns)
-            for chunk in batched(own.captions(columns), A_LOOK):
+            for chunk in batched(own.captions(columns), LOOKED_UP if skip is None else ROWS_A_BATCH):
                 keys = [caption_key(key, column) for key, column, _ in chunk]
                 texts = [text or "" for _, _, text in chunk]
                 left_out = np.zeros(len(chunk), dtype=bool) if skip is None else np.asarray(skip(texts), dtype=bool)
@@ -93,7 +91,7 @@ class StoredRows:
         """
 
         def look_up(own: Samples) -> Iterator[Ints]:
-            for keys in batched(own.keys(), A_LOOK):
+            for keys in batched(own.keys(), LOOKED_UP):
                 yield store.look_up(keys).numpy()
 
         def compare(own: Samples) -> Iterator[Ints]:

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -25,7 +25,7 @@ from .packing import WIDTH, pack_rows, plan
 from .pooling import last_token_pool, mean_pool
 from .self_check import CHECK_TEXTS, Settings, difference, tolerance
 from .token_rows import TokenRow, pad_rows, plain_rows
-from .unpacked_gguf import Loaded, load_unpacked
+from .unpacked_gguf import is_smollm2, load_unpacked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean_pool, "last_token": last_token_pool}
 
 
-def load_causal_lm(config: EmbedderConfig, source: EmbedderSource, device: str) -> Loaded:
+def load_causal_lm(
+    config: EmbedderConfig, source: EmbedderSource, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model without its language-modelling head, adapters merged, and its tokenizer.
 
     Raises:
@@ -42,21 +44,22 @@ def load_causal_lm(config: EmbedderConfig, source: EmbedderSource, device: str) 
     """
     weights = weight_options(config, device)
 
-    def load(folder: Path, gguf_file: str | None) -> Loaded:
-        return _from_files(config, folder, gguf_file, weights)
-
-    if source.gguf_file is None:
-        model, tokenizer = load(source.folder, None)
-    else:
+    load = partial(_from_files, config, weights)
+    if source.gguf_file is not None:
         require_packages(["gguf", "accelerate"], "a GGUF file", "llm")
+    if source.gguf_file is not None and is_smollm2(source):
         model, tokenizer = load_unpacked(source.folder / source.gguf_file, weights["dtype"], load)
+    else:
+        model, tokenizer = load(source.folder, source.gguf_file)
     model.config.use_cache = False
     model = model if "device_map" in weights else model.to(device)  # type: ignore[arg-type]
     _check_decoder(model, config)
     return merge_adapters(model, source.adapters), tokenizer
 
 
-def _from_files(config: EmbedderConfig, folder: Path, gguf_file: str | None, weights: dict[str, Any]) -> Loaded:
+def _from_files(
+    config: EmbedderConfig, weights: dict[str, Any], folder: Path, gguf_file: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Of a folder's safetensors, or of the GGUF file in it."""
     import transformers
 

