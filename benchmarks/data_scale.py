@@ -1,6 +1,6 @@
 """What do millions of samples cost before and while they are trained on: seconds and memory, by their number?
 
-    python benchmarks/data_scale.py        # 300,000 and 3 million rows; twenty-five minutes, 3 GB of disk
+    python benchmarks/data_scale.py        # 300,000 and 3 million rows; a quarter of an hour, 3 GB of disk
 
 Indexes of shards of 10,000 samples with two caption columns, 300 characters together, as ``proclip data index`` and
 ``join`` write them, of archives that are empty files of the right size, and a store of all captions' vectors, of width

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import transformers
 from measure import command
 
 from proclip.config import AdapterConfig, DistillLossConfig
@@ -24,6 +23,7 @@ from proclip.data.dataset import ImageCaptions
 from proclip.losses import distillation_loss
 from proclip.metrics import ranks_of_first_positive
 from proclip.models.adapter import Adapter
+from proclip.models.causal_lm import load_causal_lm
 from proclip.models.clip import Clip, load_clip
 from proclip.models.embedder_source import locate
 from proclip.runs.recipes import environment, find_recipe
@@ -48,15 +48,8 @@ def batches(lengths: list[int]) -> list[list[int]]:
 @torch.inference_mode()
 def pooled(texts: list[str], sink: bool) -> dict[int, torch.Tensor]:
     """Mean over tokens of every candidate layer's states; with `sink`, a leading special token that is not pooled."""
-    source = locate(find_recipe("mini/proclip").embedder)
-    assert source.gguf_file
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf_file)
-    options = (
-        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
-    )
-    model = transformers.AutoModel.from_pretrained(
-        source.folder, gguf_file=source.gguf_file, dtype=torch.bfloat16, **options
-    ).eval()
+    config = find_recipe("mini/proclip").embedder
+    model, tokenizer = load_causal_lm(config, locate(config), "cpu")
     ids = tokenizer([(SINK if sink else "") + t for t in texts], truncation=True, max_length=512)["input_ids"]
     out = {layer: torch.empty(len(texts), model.config.hidden_size) for layer in LAYERS}
     for rows in batches([len(i) for i in ids]):

@@ -63,9 +63,7 @@ def test_it_is_read_once(reader: Reader, file: Path, cache: Path) -> None:
     (model, tokenizer), (again, its) = (load_unpacked(file, torch.float32, reader) for _ in range(2))
     assert reader.read == [file.name, None] and len(folders(cache)) == 1
     assert folders(cache)[0].name.startswith("of.Q4_1-")
-    assert {n: t.tolist() for n, t in model.state_dict().items()} == {
-        n: t.tolist() for n, t in again.state_dict().items()
-    }
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     assert its("a red bar")["input_ids"] == tokenizer("a red bar")["input_ids"]
 
 
@@ -92,7 +90,7 @@ def test_damage_is_mended(reader: Reader, file: Path, cache: Path) -> None:
 
 
 def test_what_cannot_be_read_is_left_alone(
-    reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_unpacked(file, torch.float32, reader)
 
@@ -126,17 +124,19 @@ def test_one_that_another_process_writes_is_left_to_it(reader: Reader, file: Pat
 def test_a_tokenizer_that_does_not_come_back_is_not_kept(
     reader: Reader, file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Qwen2's is made with its normalizer again, whatever the file has."""
+
     def load(folder: Path, gguf_file: str | None) -> Loaded:
         model, tokenizer = reader(folder, gguf_file)
-        return model, Qwen2Tokenizer(vocab=tokenizer.get_vocab(), merges=[])
+        qwen = Qwen2Tokenizer(vocab=tokenizer.get_vocab(), merges=[])
+        if without_normalizer:
+            qwen.backend_tokenizer.normalizer = None
+        return model, qwen
 
-    def with_another(folder: Path, gguf_file: str | None) -> Loaded:
-        model, tokenizer = load(folder, gguf_file)
-        tokenizer.backend_tokenizer.normalizer = None
-        return model, tokenizer
-
-    load_unpacked(file, torch.float32, with_another)
+    without_normalizer = True
+    load_unpacked(file, torch.float32, load)
     assert "its tokenizer is another one when it is read back" in caplog.text and not folders(cache)
+    without_normalizer = False
     load_unpacked(file, torch.float32, load)
     assert len(folders(cache)) == 1
 

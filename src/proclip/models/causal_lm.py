@@ -18,7 +18,7 @@ from ..errors import ProclipError, one_line
 from .batched_embedder import BatchedEmbedder, Prepared
 from .chat_rows import chat_rows
 from .checkpoint_files import naming_faults
-from .embedder_source import EmbedderSource
+from .embedder_source import SMOLLM2_FILE, EmbedderSource
 from .embedder_weights import input_device, merge_adapters, require_packages, weight_options
 from .llm2vec import attend_both_ways, check_frame
 from .packing import WIDTH, pack_rows, plan
@@ -43,12 +43,11 @@ def load_causal_lm(
             reads no texts alone.
     """
     weights = weight_options(config, device)
-
     load = partial(_from_files, config, weights)
     if source.gguf_file is not None:
         require_packages(["gguf", "accelerate"], "a GGUF file", "llm")
-    if source.gguf_file is not None and is_smollm2(source):
-        model, tokenizer = load_unpacked(source.folder / source.gguf_file, weights["dtype"], load)
+    if is_smollm2(source):
+        model, tokenizer = load_unpacked(source.folder / SMOLLM2_FILE, weights["dtype"], load)
     else:
         model, tokenizer = load(source.folder, source.gguf_file)
     model.config.use_cache = False
