@@ -19,6 +19,9 @@ from ..results import ModelResults, load_results
 from ..results.format import FORMAT
 from ..results.gallery import Gallery, gallery_path, load_gallery
 
+BESIDE = (".gallery.json", "-forgetting.json")
+"""Ends of the names of files that lie beside result files."""
+
 
 def report_command(paths: Sequence[Path], out: Path, reference: str | None, clip_benchmark: bool = False) -> None:
     """Write what result files say.
@@ -33,6 +36,7 @@ def report_command(paths: Sequence[Path], out: Path, reference: str | None, clip
         ProclipError: a file is missing or of another kind, or what `write_report` raises.
     """
     files = [file for path in paths for file in _files(path)]
+    files = [file for file in files if not file.name.endswith(BESIDE)] or files  # as the shell's *.json names them too
     if clip_benchmark:
         for model in told_apart(read_results(files)):
             write_clip_benchmark(model, out)
@@ -119,8 +123,7 @@ def _files(path: Path) -> list[Path]:
         if not path.is_file():
             raise ProclipError(f"{path} is missing: proclip eval MODEL --out {path} writes it")
         return [path]
-    beside = (".gallery.json", "-forgetting.json")
-    found = [p for p in sorted(path.iterdir()) if p.suffix in (".json", ".csv") and not p.name.endswith(beside)]
+    found = [p for p in sorted(path.iterdir()) if p.suffix in (".json", ".csv") and not p.name.endswith(BESIDE)]
     if not found:
         raise ProclipError(f"{path} has no result files (.json, or CLIP_benchmark's .csv)")
     return found

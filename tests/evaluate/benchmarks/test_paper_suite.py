@@ -72,6 +72,9 @@ def test_the_paper_suite(
     assert "flickr30k/t2i_r@1" in capsys.readouterr().out.replace("\n", "")
     for name in ("page.html", "tables.md", "tables.tex", "tables.csv", "figures"):
         assert main(["report", *map(str, files), "-o", str(tmp_path / name)]) == 0
+    swept = [*files, *tmp_path.glob("*.gallery.json")]  # as the shell's *.json gives them
+    assert len(swept) == 3 and main(["report", *map(str, swept), "-o", str(tmp_path / "swept.md")]) == 0
+    assert (tmp_path / "swept.md").read_text() == (tmp_path / "tables.md").read_text()
     tables = (tmp_path / "tables.md").read_text()
     for wanted in ("Food101", "IN-Sketch", "Urban-1k", "DCI", "Swahili", "SugarCrepe", "Orientation"):
         assert wanted.lower() in tables.lower(), wanted
